@@ -1,0 +1,42 @@
+# Two commands: `make paper` regenerates the paper, `make test` passes its tests.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready-$(shell git hash-object requirements.lock pyproject.toml | cut -c1-12 | paste -sd- -)
+
+paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site in _site/
+	@$(BIN)/medfolio paper
+	@$(BIN)/medfolio site
+
+test: $(READY)  ## every notebook and every test
+	$(BIN)/nbdev_test
+	$(BIN)/pytest
+
+setup: $(READY)  ## the environment in .venv, from the lock
+
+hooks: $(READY)  ## clean notebooks and readable merges: for contributors, once a clone
+	$(BIN)/nbdev_install_hooks
+
+lock: $(READY)  ## resolve requirements.in again
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		requirements.in -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		-c requirements.lock requirements.in -o requirements.txt
+
+clean:  ## all that can be made again, but for the environment and the results
+	rm -rf _site _build _proc figures/_* .pytest_cache
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medfolio needs Python 3.11 or newer: make PYTHON=/path/to/python")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q "$$(grep -o '^uv==[^ ]*' requirements.lock)"
+	@echo "setting up .venv from requirements.lock (a minute or two, once)"
+	@$(BIN)/uv pip sync -q --require-hashes --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install -q --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@rm -f .venv/.ready-* && touch $(READY)
+
+.PHONY: paper test setup hooks lock clean help
