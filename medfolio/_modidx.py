@@ -59,4 +59,10 @@ d = { 'settings': { 'branch': 'main',
                                       'medfolio.data.header.read_header': ('data/header.html#read_header', 'medfolio/data/header.py'),
                                       'medfolio.data.header.read_whole': ('data/header.html#read_whole', 'medfolio/data/header.py'),
                                       'medfolio.data.header.scan_headers': ('data/header.html#scan_headers', 'medfolio/data/header.py'),
-                                      'medfolio.data.header.to_header': ('data/header.html#to_header', 'medfolio/data/header.py')}}}
+                                      'medfolio.data.header.to_header': ('data/header.html#to_header', 'medfolio/data/header.py')},
+            'medfolio.data.series': { 'medfolio.data.series._reject': ('data/series.html#_reject', 'medfolio/data/series.py'),
+                                      'medfolio.data.series._stack_keys': ('data/series.html#_stack_keys', 'medfolio/data/series.py'),
+                                      'medfolio.data.series.describe': ('data/series.html#describe', 'medfolio/data/series.py'),
+                                      'medfolio.data.series.sort_slices': ('data/series.html#sort_slices', 'medfolio/data/series.py'),
+                                      'medfolio.data.series.stack_tilt': ('data/series.html#stack_tilt', 'medfolio/data/series.py'),
+                                      'medfolio.data.series.stacks': ('data/series.html#stacks', 'medfolio/data/series.py')}}}
