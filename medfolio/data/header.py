@@ -211,8 +211,8 @@ def expected_bytes(h, limit):
     if n > limit: raise MedfolioError(f"{h['rows']} × {h['columns']} × {h['frames']} is absurd")
     return n
 
-# %% ../../nbs/data/00_header.ipynb #04f03fb4
-def _scan_one(path, read=read_header):
+# %% ../../nbs/data/00_header.ipynb #18e876c9
+def _scan_one(path, read):
     "(header, None) or (None, reject) of one path"
     try: return dict(path=str(path)) | read(path), None
     except Exception as e:
@@ -223,12 +223,13 @@ def _scan_one(path, read=read_header):
 def scan_headers(
     paths,  # DICOM files
     workers: int = 1,  # processes
+    read=read_header,  # path -> dictionary
 ) -> tuple:
     "Headers of many files as a table, and a table of the files without one"
-    paths = list(paths)
-    if workers > 1:
+    paths, one = list(paths), partial(_scan_one, read=read)
+    if workers > 1 and len(paths) > 1:
         with ProcessPoolExecutor(workers) as pool:
-            out = list(pool.map(_scan_one, paths, chunksize=64))
-    else: out = [_scan_one(p) for p in paths]
+            out = list(pool.map(one, paths, chunksize=max(1, min(64, len(paths)//workers))))
+    else: out = [one(p) for p in paths]
     rejects = pd.DataFrame([r for _, r in out if r], columns=['file', 'reason', 'exception'])
     return pd.DataFrame([h for h, _ in out if h]), rejects
