@@ -54,7 +54,7 @@ def auc(
         out = (pos*below).sum(1)/(pos.sum(1)*neg.sum(1))
     return float(out[0]) if np.ndim(w) < 2 else out
 
-# %% ../../nbs/training/00_stats.ipynb #919ef339
+# %% ../../nbs/training/00_stats.ipynb #90fa3284
 def group_index(
     groups,  # patient (or block, subject, run) of each item
     n: int,  # items
@@ -74,10 +74,12 @@ def draw(
     rng,  # numpy Generator
 ):
     "How often each sample drew each group: n×G integers, rows summing to G"
-    p, steps = np.full(n_groups, 1/n_groups), [min(100, n - i) for i in range(0, n, 100)]
-    return np.concatenate([rng.multinomial(n_groups, p, k).astype(np.int16) for k in steps])
+    p = np.full(n_groups, 1/n_groups)
+    parts = [min(100, n - i) for i in range(0, n, 100)]
+    rows = (rng.multinomial(n_groups, p, k).astype(np.int16) for k in parts)
+    return np.concatenate(list(rows))
 
-# %% ../../nbs/training/00_stats.ipynb #6acfccd5
+# %% ../../nbs/training/00_stats.ipynb #c28ef325
 def scores(
     metric,  # metric(y, pred) or metric(y, pred, w)
     y,
@@ -92,8 +94,8 @@ def scores(
         return counts @ sums/(counts @ np.bincount(idx).astype(float))
     if 'w' in inspect.signature(metric).parameters:
         step = max(1, chunk//len(idx))
-        return np.concatenate([np.atleast_1d(metric(y, pred, counts[i:i + step][:, idx]))
-                               for i in range(0, len(counts), step)])
+        parts = (counts[i:i + step][:, idx] for i in range(0, len(counts), step))
+        return np.concatenate([np.atleast_1d(metric(y, pred, w)) for w in parts])
     each = (np.repeat(np.arange(len(idx)), c[idx]) for c in counts)
     return np.array([metric(y[o], pred[o]) for o in each])
 
@@ -171,10 +173,11 @@ def bootstrap(
     low, high = np.quantile(B, cuts(NormalDist().inv_cdf(below), a, g, level))
     return Interval(float(value), float(low), float(high))
 
-# %% ../../nbs/training/00_stats.ipynb #b74d06af
+# %% ../../nbs/training/00_stats.ipynb #4210992c
 def _leave_out(g, most=400):
     "Rows of weights, each without one group (or one of 400 equal shares of them)"
-    return (np.arange(g)*min(g, most)//g != np.arange(min(g, most))[:, None]).astype(int)
+    k = min(g, most)
+    return (np.arange(g)*k//g != np.arange(k)[:, None]).astype(int)
 
 
 def _skewness(jack):
@@ -200,9 +203,9 @@ def class_prior(
     share = np.bincount(y_train, minlength=classes or 0)/len(y_train)
     return np.tile(share, (n, 1))
 
-# %% ../../nbs/training/00_stats.ipynb #d74b7c9d
+# %% ../../nbs/training/00_stats.ipynb #08b61d2d
 class Chance(NamedTuple):
-    "Scores of shuffled labels: their mean and central 95 %, and how rare the real one is"
+    "Scores of shuffled labels, and how rare the real one is among them"
     value: float
     low: float
     high: float
@@ -222,7 +225,7 @@ def permutation(
     idx, g = group_index(groups, len(y))
     of = np.zeros(g, y.dtype); of[idx] = y
     if (of[idx] != y).any():
-        raise MedfolioError('permutation over groups needs one label a group; this has more')
+        raise MedfolioError('permutation over groups needs one label a group')
     P = np.array([metric(rng.permutation(of)[idx], pred) for _ in range(n)])
     p = (1 + (P >= metric(y, pred)).sum())/(n + 1)
     return Chance(float(P.mean()), *map(float, np.quantile(P, [.025, .975])), float(p))
