@@ -64,7 +64,7 @@ def derived(root, experiments):
 def toctree(entries, caption='', hidden=True):
     "A MyST list of pages: (title or '', address) each"
     lines = [f'{t} <{a}>' if t else a for t, a in entries]
-    head = [':hidden:'] * hidden + [f':caption: {caption}'] * bool(caption)
+    head = [':hidden:' if hidden else ':maxdepth: 1'] + [f':caption: {caption}'] * bool(caption)
     return '\n'.join(['```{toctree}', *head, '', *lines, '```'])
 
 

@@ -12,7 +12,7 @@ myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_inline', 'attrs_block'
 myst_heading_anchors = 4
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header']
 
-html_theme, html_title = 'furo', 'medfolio'
+html_theme, html_title, html_favicon = 'furo', 'medfolio', '_static/favicon.svg'
 html_show_sphinx = html_copy_source = html_show_sourcelink = False
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'
 copybutton_selector = 'div.cell_input pre, div.highlight-bash pre, div.highlight-sh pre'

@@ -4,7 +4,9 @@ from functools import partial
 from pathlib import Path
 import site_links as sl
 
-SKIPPED = {'exec_show_docs', 'add_links', 'insert_warning', 'clean_show_doc', 'add_fold'}
+SKIPPED = {'FrontmatterProc', 'exec_show_docs', 'add_links', 'insert_warning', 'clean_show_doc', 'add_fold'}
+CAPTION = re.compile(r'\*\*(Figure|Table) \d')
+TITLE = re.compile(r'\A# (.+)\n*((?:> ?.*\n?)*)')
 
 
 def source(cell):
@@ -39,22 +41,23 @@ def directives(src):
 
 def code(text):
     "Text for one line of a table, in code type"
-    return f'<code>{html.escape(str(text))}</code>' if str(text) else ''
+    text = html.escape(str(text)).replace('|', '&#124;').replace('*', '&#42;')
+    return f'<code class="literal">{text}</code>' if text else ''
 
 
 def docments_table(obj, inline):
-    "Parameters of `obj` as a table: name, type, default, what it is"
+    "What the parameters of `obj` are, as a table; empty where nothing is said of them"
     from fastcore.docments import docments
-    empty, rows = inspect.Parameter.empty, []
-    def told(x, show): return '' if x is empty or x is None else show(x)
-    for name, d in docments(obj, full=True).items():
-        if name in ('self', 'return') and (name == 'self' or not d.docment): continue
-        kind = told(d.anno, lambda a: code(inspect.formatannotation(a).strip("'")))
-        default = '' if d.default is empty else code(repr(d.default))
-        name = '<em>returns</em>' if name == 'return' else code(name)
-        rows.append(f'| {name} | {kind} | {default} | {inline(d.docment or "")} |'
-                    .replace('||', r'\|\|'))
-    return '| | Type | Default | |\n|---|---|---|---|\n' + '\n'.join(rows) if rows else ''
+    told = {k: d for k, d in docments(obj, full=True).items() if k != 'self'}
+    if not any(d.docment for d in told.values()): return ''
+    def row(name, d):
+        kind = '' if d.anno in (inspect._empty, None) else \
+            code(inspect.formatannotation(d.anno).strip('"\''))
+        default = '' if d.default is inspect._empty else code(repr(d.default))
+        if name == 'return': name, default = '', '<em>returns</em>'
+        return f'| {code(name)} | {kind} | {default} | {inline(d.docment or "")} |'
+    rows = [row(k, d) for k, d in told.items() if k != 'return' or d.docment]
+    return '\n'.join(['| Parameter | Type | Default | |', '|---|---|---|---|', *rows])
 
 
 def symbol_doc(module, name, link, blob):
@@ -65,13 +68,12 @@ def symbol_doc(module, name, link, blob):
     lines, start = inspect.getsourcelines(obj)
     where = f'{blob}/{module.replace(".", "/")}.py#L{start}'
     head, body = signature(lines, obj)
-    doc, *more = (inspect.getdoc(obj) or '').split('\n', 1)
     return '\n\n'.join(filter(None, [
         f'<a class="anchor" id="{name.lower()}"></a>', f'### `{name}`',
-        f'[source]({where}){{.source}}', f'```python\n{head}\n```',
-        '{.lead}\n' + link(doc) if doc else '', *map(link, more),
-        docments_table(obj, link), '<details class="body"><summary>Code</summary>' if body
-        else '', f'```python\n{body}\n```' if body else '', '</details>' if body else '']))
+        f'{{.source}}\n[source]({where})', f'```python\n{head}\n```',
+        link(inspect.getdoc(obj) or ''), docments_table(obj, link),
+        '<details class="body"><summary>Code</summary>', f'```python\n{body}\n```',
+        '</details>']))
 
 
 def signature(lines, obj):
@@ -90,11 +92,23 @@ def signature(lines, obj):
 
 
 def output(out, link_md, link_html):
-    "An output with its links rewritten; a terminal's colours gone"
+    "An output with its links rewritten, and what is a caption marked as one"
     data = out.get('data', {})
-    if 'text/markdown' in data: data['text/markdown'] = link_md(source(data['text/markdown']))
+    if 'text/markdown' in data:
+        text = link_md(source(data['text/markdown']))
+        data['text/markdown'] = '{.caption}\n' * bool(CAPTION.match(text)) + text
     if 'text/html' in data: data['text/html'] = link_html(source(data['text/html']))
     return out
+
+
+def picture(outputs):
+    "Width and alternative text of a cell's picture, where it has just one"
+    said = [o['metadata'].get('image/png', {}) for o in outputs
+            if 'image/png' in o.get('data', {})]
+    if len(said) != 1: return {}
+    alt = said[0].get('alt') or 'Figure: the text beside it says what it shows'
+    return dict(alt=re.sub(r'[*_`$]', '', alt)) | (
+        {'width': f"{said[0]['width']}px"} if 'width' in said[0] else {})
 
 
 def cell(c, module, link_md, link_html, blob):
@@ -106,24 +120,21 @@ def cell(c, module, link_md, link_html, blob):
     c['source'] = src
     tags = [t for k, v, t in [('echo', 'false', 'remove-input'), ('output', 'false', 'remove-output'),
                               ('code-fold', 'true', 'hide-input')] if found.get(k) == v]
-    c['metadata'] = dict(tags=tags)
+    c['metadata'] = dict(tags=tags, mystnb=dict(image=picture(c['outputs'])))
     if 'fig-cap' in found:
-        c['metadata']['mystnb'] = dict(figure=dict(caption=found['fig-cap'].strip('"\'')))
+        c['metadata']['mystnb']['figure'] = dict(caption=found['fig-cap'].strip('"\''))
     c['outputs'] = [output(o, link_md, link_html) for o in c['outputs']]
     return c
 
 
 def heading(cells, name, badge='', note=''):
-    "Title, badge, note and one-line summary, from nbdev's front matter, as a first cell"
-    import yaml
-    front = {}
-    if cells and cells[0]['cell_type'] == 'raw':
-        front = yaml.safe_load(cells[0]['source'].strip().strip('-')) or {}
-        cells = cells[1:]
-    parts = [f"# {front.get('title', name)}",
-             f'<p class="badge">{html.escape(badge)}</p>' if badge else '', note,
-             '{.lead}\n' + front['description'] if front.get('description') else '']
-    return [md('\n\n'.join(filter(None, parts)))] + cells
+    "Title, badge, note and one-line summary, set apart from the rest of the first cell"
+    first = source(cells[0]) if cells else ''
+    title, lead = m.groups() if (m := TITLE.match(first)) else (name, '')
+    lead = re.sub(r'^> ?', '', lead, flags=re.M).strip()
+    parts = [f'# {title}', f'<p class="badge">{html.escape(badge)}</p>' if badge else '', note,
+             f'{{.lead}}\n{lead}' if lead else '', first[m.end():] if m else '']
+    return [md('\n\n'.join(filter(None, parts)))] + cells[bool(m):]
 
 
 def linkers(root, folder, page, syms, module, blob):

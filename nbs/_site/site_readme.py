@@ -55,7 +55,7 @@ def write(root):
     from nbdev.config import get_config
     with chdir(root):
         host = f'{get_config().doc_host}{get_config().doc_baseurl}'.rstrip('/')
-        cells, _ = sp.processed(root/'nbs/index.ipynb', {'FrontmatterProc', 'add_show_docs'})
+        cells, _ = sp.processed(root/'nbs/index.ipynb', {'add_show_docs'})
     links = linkers(root, host)
     blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
     return write_atomic(root/'README.md', '\n\n'.join(filter(None, blocks)) + '\n')
