@@ -14,7 +14,7 @@ suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header']
 
 html_theme, html_title, html_favicon = 'furo', 'medfolio', '_static/favicon.svg'
 html_show_sphinx = html_copy_source = html_show_sourcelink = False
-pygments_style, pygments_dark_style = 'friendly', 'github-dark'
+pygments_style, pygments_dark_style = 'github-light', 'github-dark'
 copybutton_selector = 'div.cell_input pre, div.highlight-bash pre, div.highlight-sh pre'
 BLUE, SKY = '#14567a', '#7cc3ea'
 html_theme_options = dict(

@@ -35,7 +35,7 @@ def processed(path, skip=()):
 
 def directives(src):
     "The `#| key: value` lines of a cell, and the cell without them"
-    found = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*)$', src, re.M))
+    found = dict(re.findall(r'^#\|[ \t]*([\w-]+):?[ \t]*(.*)$', src, re.M))
     return found, re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip('\n')
 
 
@@ -133,7 +133,7 @@ def heading(cells, name, badge='', note=''):
     title, lead = m.groups() if (m := TITLE.match(first)) else (name, '')
     lead = re.sub(r'^> ?', '', lead, flags=re.M).strip()
     parts = [f'# {title}', f'<p class="badge">{html.escape(badge)}</p>' if badge else '', note,
-             f'{{.lead}}\n{lead}' if lead else '', first[m.end():] if m else '']
+             f'{{.lead}}\n{lead}' if lead else '', first[m.end():].strip('\n') if m else '']
     return [md('\n\n'.join(filter(None, parts)))] + cells[bool(m):]
 
 
