@@ -1,0 +1,169 @@
+"Pages: a notebook, processed by nbdev, as a notebook that MyST-NB renders"
+import html, importlib, inspect, json, re
+from functools import partial
+from pathlib import Path
+import site_links as sl
+
+SKIPPED = {'FrontmatterProc', 'exec_show_docs', 'add_links', 'insert_warning', 'clean_show_doc', 'add_fold'}
+CAPTION = re.compile(r'\*\*(Figure|Table) \d')
+TITLE = re.compile(r'\A# (.+)\n*((?:> ?.*\n?)*)')
+
+
+def source(cell):
+    "Text of a cell (or of an output's field), which JSON may hold as lines"
+    text = cell['source'] if isinstance(cell, dict) else cell
+    return ''.join(text)
+
+
+def md(text): return dict(cell_type='markdown', metadata={}, source=text)
+
+
+def processed(path, skip=()):
+    "Notebook at `path` after nbdev's own processors; nothing of it is executed"
+    from execnb.nbio import read_nb
+    from nbdev.process import NBProcessor
+    from nbdev.processors import FilterDefaults
+    procs = [p for p in FilterDefaults().procs() if p.__name__ not in SKIPPED.union(skip)]
+    nb = read_nb(path)
+    exp = re.search(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(map(source, nb.cells)), re.M)
+    NBProcessor(nb=nb, procs=procs, process=True)
+    cells = [dict(cell_type=c.cell_type, metadata=dict(tags=list(c.metadata.get('tags', []))),
+                  source=source(c), **(dict(execution_count=None, outputs=c.outputs)
+                                       if c.cell_type == 'code' else {})) for c in nb.cells]
+    return json.loads(json.dumps(cells)), exp and exp[1]
+
+
+def directives(src):
+    "The `#| key: value` lines of a cell, and the cell without them"
+    found = dict(re.findall(r'^#\|[ \t]*([\w-]+):?[ \t]*(.*)$', src, re.M))
+    return found, re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip('\n')
+
+
+def code(text):
+    "Text for one line of a table, in code type"
+    text = html.escape(str(text)).replace('|', '&#124;').replace('*', '&#42;')
+    return f'<code class="literal">{text}</code>' if text else ''
+
+
+def docments_table(obj, inline):
+    "What the parameters of `obj` are, as a table; empty where nothing is said of them"
+    from fastcore.docments import docments
+    told = {k: d for k, d in docments(obj, full=True).items() if k != 'self'}
+    if not any(d.docment for d in told.values()): return ''
+    def row(name, d):
+        kind = '' if d.anno in (inspect._empty, None) else \
+            code(inspect.formatannotation(d.anno).strip('"\''))
+        default = '' if d.default is inspect._empty else code(repr(d.default))
+        if name == 'return': name, default = '', '<em>returns</em>'
+        return f'| {code(name)} | {kind} | {default} | {inline(d.docment or "")} |'
+    rows = [row(k, d) for k, d in told.items() if k != 'return' or d.docment]
+    return '\n'.join(['| Parameter | Type | Default | |', '|---|---|---|---|', *rows])
+
+
+def symbol_doc(module, name, link, blob):
+    "Documentation of `module.name`: signature, source, first line, table of parameters"
+    obj = importlib.import_module(module)
+    for part in name.split('.'): obj = inspect.getattr_static(obj, part)
+    obj = inspect.unwrap(getattr(obj, 'fget', None) or getattr(obj, '__func__', obj))
+    lines, start = inspect.getsourcelines(obj)
+    where = f'{blob}/{module.replace(".", "/")}.py#L{start}'
+    head, body = signature(lines, obj)
+    return '\n\n'.join(filter(None, [
+        f'<a class="anchor" id="{name.lower()}"></a>', f'### `{name}`',
+        f'{{.source}}\n[source]({where})', f'```python\n{head}\n```',
+        link(inspect.getdoc(obj) or ''), docments_table(obj, link),
+        '<details class="body"><summary>Code</summary>', f'```python\n{body}\n```',
+        '</details>']))
+
+
+def signature(lines, obj):
+    "`def` or `class` line(s) of a symbol, without comments, and its whole source"
+    body = inspect.cleandoc('\n'.join(['', *(o.rstrip('\n') for o in lines)]))
+    name, prefix = obj.__name__, 'class ' if inspect.isclass(obj) else 'def '
+    try: sig = inspect.signature(obj)
+    except (TypeError, ValueError): return f'{prefix}{name}', body
+    if inspect.isclass(obj) and issubclass(obj, Exception): sig = ''
+    text = f'{prefix}{name}{sig}'
+    if len(text) <= 78 or not sig: return text, body
+    inner = ',\n'.join(f'    {p}' for p in sig.parameters.values())
+    ret = '' if sig.return_annotation is sig.empty else \
+        f' -> {inspect.formatannotation(sig.return_annotation)}'
+    return f'{prefix}{name}(\n{inner},\n){ret}', body
+
+
+def output(out, link_md, link_html):
+    "An output with its links rewritten, and what is a caption marked as one"
+    data = out.get('data', {})
+    if 'text/markdown' in data:
+        text = link_md(source(data['text/markdown']))
+        data['text/markdown'] = '{.caption}\n' * bool(CAPTION.match(text)) + text
+    if 'text/html' in data: data['text/html'] = link_html(source(data['text/html']))
+    return out
+
+
+def picture(outputs):
+    "Width and alternative text of a cell's picture, where it has just one"
+    said = [o['metadata'].get('image/png', {}) for o in outputs
+            if 'image/png' in o.get('data', {})]
+    if len(said) != 1: return {}
+    alt = said[0].get('alt') or 'Figure: the text beside it says what it shows'
+    return dict(alt=re.sub(r'[*_`$]', '', alt)) | (
+        {'width': f"{said[0]['width']}px"} if 'width' in said[0] else {})
+
+
+def cell(c, module, link_md, link_html, blob):
+    "A processed cell as MyST-NB takes it"
+    found, src = directives(c['source'])
+    if c['cell_type'] == 'markdown': return md(link_md(c['source']))
+    if shown := re.match(r'show_doc\(([\w.]+)', src):
+        return md(symbol_doc(module, shown[1], link_md, blob))
+    c['source'] = src
+    tags = [t for k, v, t in [('echo', 'false', 'remove-input'), ('output', 'false', 'remove-output'),
+                              ('code-fold', 'true', 'hide-input')] if found.get(k) == v]
+    c['metadata'] = dict(tags=tags, mystnb=dict(image=picture(c['outputs'])))
+    if 'fig-cap' in found:
+        c['metadata']['mystnb']['figure'] = dict(caption=found['fig-cap'].strip('"\''))
+    c['outputs'] = [output(o, link_md, link_html) for o in c['outputs']]
+    return c
+
+
+def heading(cells, name, badge='', note=''):
+    "Title, badge, note and one-line summary, set apart from the rest of the first cell"
+    first = source(cells[0]) if cells else ''
+    title, lead = m.groups() if (m := TITLE.match(first)) else (name, '')
+    lead = re.sub(r'^> ?', '', lead, flags=re.M).strip()
+    parts = [f'# {title}', f'<p class="badge">{html.escape(badge)}</p>' if badge else '', note,
+             f'{{.lead}}\n{lead}' if lead else '', first[m.end():].strip('\n') if m else '']
+    return [md('\n\n'.join(filter(None, parts)))] + cells[bool(m):]
+
+
+def linkers(root, folder, page, syms, module, blob):
+    "Functions that rewrite the Markdown and the HTML of one page"
+    def address(href):
+        at = sl.locate(root, href, folder)
+        return sl.site_address(*at, page, blob) if at else href
+    def link(text, href, kind=''):
+        if kind: href = sl.relative(href, page)
+        else: kind, href = ('num' if 'record.json' in href else 'in'), address(href)
+        return f'<a class="{kind}" href="{href}">{text}</a>'
+    def image(alt, href):
+        at = sl.locate(root, href, folder)[0]
+        return f'![{alt}](/_extra/{at})' if at.startswith('figures/') else f'![{alt}]({href})'
+    symbol = partial(sl.find_symbol, syms=syms, module=module)
+    return (lambda t: sl.rewrite(t, link, image, symbol)), \
+        (lambda t: sl.rewrite_html(t, address))
+
+
+def page(root, path, syms, blob, name=None, badge='', note=''):
+    "The notebook at `path` (in the repository) as (address, MyST-NB notebook)"
+    shown = f'nbs/{name}.ipynb' if name else path
+    address, folder = sl.page_of(shown), str(Path(shown).parent)
+    cells, module = processed(Path(root)/path)
+    if module: module = f'medfolio.{module}'
+    links = linkers(root, folder, address, syms, module, blob)
+    cells = heading(cells, Path(address).stem, badge, note)
+    cells = [cell(c, module, *links, blob) for c in cells]
+    for i, c in enumerate(cells): c['id'] = f'c{i}'
+    kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'),
+                  language_info=dict(name='python', pygments_lexer='ipython3'))
+    return address, dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)

@@ -1,0 +1,61 @@
+"README.md, from nbs/index.ipynb, with links to files of the repository"
+import base64, re
+import site_links as sl, site_pages as sp
+
+
+def linkers(root, host):
+    "Rewriters of Markdown and HTML for a README"
+    def address(href):
+        at = sl.locate(root, href, 'nbs')
+        return '#'.join(filter(None, at)) if at else href
+    def link(text, href, kind=''):
+        return f'[{text}]({host}/{href})' if kind else f'[{text}]({address(href)})'
+    syms = sl.symbols(root)
+    symbol = lambda name: sl.find_symbol(name, syms)
+    return (lambda t: sl.rewrite(t, link, lambda alt, h: f'![{alt}]({address(h)})', symbol),
+            lambda t: sl.rewrite_html(t, address))
+
+
+def picture(root, png):
+    "Path of the committed figure that holds `png`; a new file where there is none"
+    for p in sorted(root.glob('figures/[!_.]*/*.png')):
+        if p.read_bytes() == png: return p.relative_to(root).as_posix()
+    from medfolio.core import digest, write_atomic
+    return write_atomic(root/f'figures/readme/{digest(png, 8)}.png',
+                        png).relative_to(root).as_posix()
+
+
+def output(out, root, link_md, link_html):
+    "One output as Markdown"
+    data = out.get('data', {})
+    if 'text/markdown' in data: return link_md(sp.source(data['text/markdown']))
+    if 'text/html' in data:
+        text = re.sub(r'<style.*?</style>', '', sp.source(data['text/html']), flags=re.S)
+        return re.sub(r'\n\s*\n', '\n', link_html(text)).strip()
+    if 'image/png' in data:
+        png = base64.b64decode(sp.source(data['image/png']))
+        return f'![]({picture(root, png)})'
+    text = sp.source(out.get('text') or data.get('text/plain', '')).strip()
+    return f'```\n{text}\n```' if text else ''
+
+
+def cell(c, root, link_md, link_html):
+    "A processed cell as blocks of Markdown"
+    if c['cell_type'] == 'markdown': return [link_md(c['source'])]
+    found, src = sp.directives(c['source'])
+    code = [] if found.get('echo') == 'false' or not src else [f'```python\n{src}\n```']
+    if found.get('output') == 'false': return code
+    return code + [output(o, root, link_md, link_html) for o in c['outputs']]
+
+
+def write(root):
+    "Write README.md, and return its path"
+    from contextlib import chdir
+    from medfolio.core import write_atomic
+    from nbdev.config import get_config
+    with chdir(root):
+        host = f'{get_config().doc_host}{get_config().doc_baseurl}'.rstrip('/')
+        cells, _ = sp.processed(root/'nbs/index.ipynb', {'add_show_docs'})
+    links = linkers(root, host)
+    blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
+    return write_atomic(root/'README.md', '\n\n'.join(filter(None, blocks)) + '\n')
