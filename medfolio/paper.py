@@ -6,15 +6,16 @@
 __all__ = ['only_one', 'Outcome', 'write_back', 'run_one', 'schedule', 'to_make', 'expected', 'Progress', 'destination',
            'make_runs']
 
-# %% ../nbs/07_paper.ipynb #3c10856d
+# %% ../nbs/07_paper.ipynb #7c5e1f73
 import contextlib, json, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from .core import MedfolioError, read_nb, root, write_atomic
+from .core import (MedfolioError, new_stage, publish, read_nb, recover, root,
+                           write_atomic)
 from .fresh import code_of
 from .plan import Entry
-from .record import new_stage, publish, read_record, records, recover
+from .record import read_record, records
 from .worker import clean_text, with_outputs
 
 # %% ../nbs/07_paper.ipynb #ffa19170
