@@ -77,7 +77,7 @@ def _work(e, stage, smoke, threads, started):
     said = json.loads(result.read_text()); result.unlink()
     return said
 
-# %% ../nbs/07_paper.ipynb #413b98ae
+# %% ../nbs/07_paper.ipynb #ed60bc0c
 def _check(e, stage, smoke):
     "The run's record, or a sentence on why it is none"
     if not (stage/'record.json').exists():
@@ -112,6 +112,7 @@ def run_one(
         if e.is_default and not smoke and Path(dest).parent == root()/'figures':
             write_back(e, stage/'notebook.ipynb'); (stage/'notebook.ipynb').unlink()
         publish(stage, Path(dest))
+        (root()/f'figures/_failed/{e.name}.ipynb').unlink(missing_ok=True)
         return Outcome(e.name, time.time() - start)
     except MedfolioError as err: return Outcome(e.name, time.time() - start, str(err))
     finally:

@@ -45,7 +45,7 @@ def schema() -> dict:
         machine=_obj(dict(system=s, cpu=s, cores=i, memory_gb=n, threads=i, device=s)),
         git=_obj(dict(commit=maybe(s), dirty=b)), digest=s))
 
-# %% ../nbs/04_record.ipynb #d369e73d
+# %% ../nbs/04_record.ipynb #d2325151
 def seal(
     record: dict,  # without its digest, or with an old one
 ) -> dict:
@@ -55,13 +55,14 @@ def seal(
 
 
 def _validate(record, where):
-    import jsonschema
+    import fastjsonschema
     found = record.get('schema') if isinstance(record, dict) else None
     if isinstance(found, int) and found > VERSION:
         raise MedfolioError(f'{where} was written by a newer medfolio (schema {found}; this one reads '
                             f'up to {VERSION}): update the checkout, or run the experiment again')
-    errors = jsonschema.Draft202012Validator(schema()).iter_errors(record)
-    for e in errors: raise MedfolioError(f'{where} is not a record: {e.json_path} {e.message[:120]}')
+    try: fastjsonschema.validate(schema(), record)
+    except fastjsonschema.JsonSchemaValueException as e:
+        raise MedfolioError(f'{where} is not a record: {e.message[:160]}') from None
 
 
 def read_record(
