@@ -70,7 +70,7 @@ def _no_skill(ax, y, at):
     ax.plot([], [], color=GREY, ls='--' if np.ndim(at) == 0 else '-', label='no skill')
     ax.legend(loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0, fontsize=7.5)
 
-# %% ../nbs/01_plots.ipynb #e1888e96
+# %% ../nbs/01_plots.ipynb #783cafb1
 def curve(
     ax,
     x,
@@ -79,12 +79,13 @@ def curve(
     highs=None,
     label: str = '',  # written at the line's end
     i: int = 0,  # which colour and marker of the palette
+    dy: float = 0,  # points to move the label up, where lines end close together
 ):
     "A line with its band of intervals, labelled at its end"
     c = PALETTE[i % len(PALETTE)]
     if lows is not None: ax.fill_between(x, lows, highs, color=c, alpha=.18, lw=0)
     ax.plot(x, values, color=c, marker=MARKERS[i % len(MARKERS)], mec='white')
-    ax.annotate(label, (x[-1], values[-1]), (7, 0), textcoords='offset points', color=c,
+    ax.annotate(label, (x[-1], values[-1]), (7, dy), textcoords='offset points', color=c,
                 va='center', weight='bold', annotation_clip=False)
     return ax
 

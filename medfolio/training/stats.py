@@ -173,7 +173,7 @@ def bootstrap(
     low, high = np.quantile(B, cuts(NormalDist().inv_cdf(below), a, g, level))
     return Interval(float(value), float(low), float(high))
 
-# %% ../../nbs/training/00_stats.ipynb #4210992c
+# %% ../../nbs/training/00_stats.ipynb #620caeeb
 def _leave_out(g, most=400):
     "Rows of weights, each without one group (or one of 400 equal shares of them)"
     k = min(g, most)
@@ -191,7 +191,8 @@ def _draw_seeds(M, rng):
     s = M.shape[1]
     if s == 1: return M[:, 0]
     mean, w = M.mean(1), draw(s, len(M), rng)/s
-    return mean + math.sqrt(s/(s - 1))*((M*w).sum(1) - mean)
+    out = mean + math.sqrt(s/(s - 1))*((M*w).sum(1) - mean)
+    return out.clip(np.nanmin(M), np.nanmax(M))  # no score that no seed ever had
 
 # %% ../../nbs/training/00_stats.ipynb #0f3d48e4
 def class_prior(
