@@ -95,7 +95,7 @@ def test_table_of_docments():
     def f(a: int | None,  # what `a` is
           b='x'): pass
     table = sp.docments_table(f, str.upper)
-    assert 'WHAT `A` IS' in table and 'int &#124; None' in table and "&#x27;x&#x27;" in table
+    assert 'WHAT `A` IS' in table and r'`int \| None`' in table and "`'x'`" in table
     assert sp.docments_table(lambda a: 0, str) == ''
 
 

@@ -12,7 +12,8 @@ def linkers(root, host):
         return f'[{text}]({host}/{href})' if kind else f'[{text}]({address(href)})'
     syms = sl.symbols(root)
     symbol = lambda name: sl.find_symbol(name, syms)
-    return (lambda t: sl.rewrite(t, link, lambda alt, h: f'![{alt}]({address(h)})', symbol),
+    image = lambda alt, href: f'![{alt}]({address(href)})'
+    return (lambda t: sl.rewrite(t, link, image, symbol),
             lambda t: sl.rewrite_html(t, address))
 
 
@@ -30,7 +31,7 @@ def output(out, root, link_md, link_html):
     data = out.get('data', {})
     if 'text/markdown' in data: return link_md(sp.source(data['text/markdown']))
     if 'text/html' in data:
-        text = re.sub(r'<style.*?</style>', '', sp.source(data['text/html']), flags=re.S)
+        text = re.sub(r'(?s)<style.*?</style>', '', sp.source(data['text/html']))
         return re.sub(r'\n\s*\n', '\n', link_html(text)).strip()
     if 'image/png' in data:
         png = base64.b64decode(sp.source(data['image/png']))
