@@ -63,6 +63,11 @@ def derived(root, experiments):
             and (base := site_records.experiment(p, names))}
 
 
+def changed(run, base):
+    "What the name of a derived run adds to its experiment's: ` · halfres`"
+    return ' · ' + run.removeprefix(base).strip('-_.')
+
+
 def toctree(entries, caption='', hidden=True):
     "A MyST list of pages: (title or '', address) each"
     lines = [f'{t} <{a}>' if t else a for t, a in entries]
@@ -89,14 +94,13 @@ def write_sources(root, src, badges):
     experiments, library = notebooks(root)
     runs = derived(root, experiments)
     for p in experiments:
-        own = [(f'{p.stem} · {r.removeprefix(p.stem).strip("-_.")}', r)
-               for r, base in runs.items() if base == p.stem]
+        own = [(p.stem + changed(r, p.stem), r) for r, base in runs.items() if base == p.stem]
         more = f'## Variants of this run\n\n{toctree(own, hidden=False)}' if own else ''
         write_page(src, *page(p, badge=badges.get(p.stem, '')), more)
     for run, base in runs.items():
         note = site_records.variant(root/'figures'/run, run, base)
         write_page(src, *page(f'figures/{run}/notebook.ipynb', name=run, note=note,
-                              badge=badges.get(run, '')))
+                              suffix=changed(run, base), badge=badges.get(run, '')))
     groups = {}
     for p in library:
         write_page(src, *page(p))

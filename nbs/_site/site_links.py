@@ -51,7 +51,7 @@ def locate(root, href, folder):
     path, _, frag = href.partition('#')
     path = posixpath.normpath(posixpath.join(folder, path))
     if path.startswith('..') or not (Path(root)/path).exists():
-        raise SiteError(f"{folder}: '{href}' leads to {path}, which is not there")
+        raise SiteError(f"the link '{href}' leads to {path}, which is not there")
     return path, frag
 
 

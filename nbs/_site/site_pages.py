@@ -150,14 +150,14 @@ def cell(c, module, link_md, link_html, blob):
     return c
 
 
-def heading(cells, name, badge='', note=''):
+def heading(cells, name, badge='', note='', suffix=''):
     "Title, badge, note and one-line summary, set apart from the rest of the first cell"
     first = source(cells[0]) if cells else ''
     title, lead = m.groups() if (m := TITLE.match(first)) else (name, '')
     lead = re.sub(r'^> ?', '', lead, flags=re.M).strip()
     rest = first[m.end():].strip('\n') if m else ''
     badge = f'<p class="badge">{html.escape(badge)}</p>' if badge else ''
-    parts = [f'# {title}', badge, note, f'{{.lead}}\n{lead}' if lead else '', rest]
+    parts = [f'# {title}{suffix}', badge, note, f'{{.lead}}\n{lead}' if lead else '', rest]
     return [md('\n\n'.join(filter(None, parts)))] + cells[bool(m):]
 
 
@@ -177,15 +177,16 @@ def linkers(root, folder, page, syms, module, blob):
         (lambda t: sl.rewrite_html(t, address))
 
 
-def page(root, path, syms, blob, name=None, badge='', note=''):
+def page(root, path, syms, blob, name=None, **said):
     "The notebook at `path` (in the repository) as (address, MyST-NB notebook)"
     shown = f'nbs/{name}.ipynb' if name else path
     address, folder = sl.page_of(shown), str(Path(shown).parent)
     cells, module = processed(Path(root)/path)
     if module: module = f'medfolio.{module}'
     links = linkers(root, folder, address, syms, module, blob)
-    cells = heading(in_order(cells, module), Path(address).stem, badge, note)
-    cells = [cell(c, module, *links, blob) for c in cells]
+    cells = heading(in_order(cells, module), Path(address).stem, **said)
+    try: cells = [cell(c, module, *links, blob) for c in cells]
+    except sl.SiteError as e: raise sl.SiteError(f'{path}: {e}') from None
     for i, c in enumerate(cells): c['id'] = f'c{i}'
     python = dict(name='python3', display_name='python3', language='python')
     kernel = dict(kernelspec=python,

@@ -58,5 +58,6 @@ def write(root):
         host = f'{get_config().doc_host}{get_config().doc_baseurl}'.rstrip('/')
         cells, _ = sp.processed(root/'nbs/index.ipynb', {'add_show_docs'})
     links = linkers(root, host)
-    blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
+    try: blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
+    except sl.SiteError as e: raise sl.SiteError(f'nbs/index.ipynb: {e}') from None
     return write_atomic(root/'README.md', '\n\n'.join(filter(None, blocks)) + '\n')
