@@ -36,7 +36,9 @@ def build(
         [str(root), *filter(None, [os.environ.get('PYTHONPATH')])]))
     job = json.dumps(dict(root=str(root), out=str(out), badges=badges or {}, mark=mark))
     done = subprocess.run([sys.executable, __file__, '--make', job], cwd=root, env=env)
-    if done.returncode: raise RuntimeError('the site was not built: see above')
+    if done.returncode:
+        from medfolio.core import MedfolioError
+        raise MedfolioError('the site was not built: see above')
     return out
 
 
@@ -94,7 +96,8 @@ def write_sources(root, src, badges):
     experiments, library = notebooks(root)
     runs = derived(root, experiments)
     for p in experiments:
-        own = [(p.stem + changed(r, p.stem), r) for r, base in runs.items() if base == p.stem]
+        own = [r for r, base in runs.items() if base == p.stem]
+        own = [(p.stem + changed(r, p.stem), r) for r in own]
         more = f'## Variants of this run\n\n{toctree(own, hidden=False)}' if own else ''
         write_page(src, *page(p, badge=badges.get(p.stem, '')), more)
     for run, base in runs.items():
@@ -142,10 +145,11 @@ def make(root, out, badges, mark):
 
 def main(args):
     "The command line: build, or (called by `build`) the work itself"
-    import site_links
-    if args[:1] != ['--make']: return print(build(force='--force' in args))
-    try: make(**json.loads(args[1]))
-    except site_links.SiteError as e: sys.exit(f'site: {e}')
+    from medfolio.core import MedfolioError
+    try:
+        if args[:1] == ['--make']: make(**json.loads(args[1]))
+        else: print(build(force='--force' in args))
+    except MedfolioError as e: sys.exit(f'site: {e}')
     except subprocess.CalledProcessError: sys.exit('site: Sphinx found faults, above')
 
 

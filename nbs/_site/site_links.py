@@ -1,6 +1,7 @@
 "Links: from paths of the repository and names of symbols to addresses of a page"
 import posixpath, re, runpy
 from pathlib import Path
+from medfolio.core import MedfolioError
 
 MD = re.compile(r'^(?:```|~~~).*?^(?:```|~~~)[ \t]*$'  # a fenced block, kept as it is
                 r'|(?P<tick>`+)(?P<code>.+?)(?P=tick)(?!`)'  # code in a line
@@ -9,10 +10,6 @@ MD = re.compile(r'^(?:```|~~~).*?^(?:```|~~~)[ \t]*$'  # a fenced block, kept as
                 re.M | re.S)
 HTML = re.compile(r'(?P<attr>\b(?:href|src)=)"(?P<href>[^"]+)"')
 OUTSIDE = re.compile(r'^(?:[a-z][\w+.-]*:|#|//)', re.I)
-
-
-class SiteError(Exception):
-    "Something in a notebook that the site cannot show; its text is one clear sentence"
 
 
 def plain(name):
@@ -51,7 +48,7 @@ def locate(root, href, folder):
     path, _, frag = href.partition('#')
     path = posixpath.normpath(posixpath.join(folder, path))
     if path.startswith('..') or not (Path(root)/path).exists():
-        raise SiteError(f"the link '{href}' leads to {path}, which is not there")
+        raise MedfolioError(f"the link '{href}' leads to {path}, which is not there")
     return path, frag
 
 

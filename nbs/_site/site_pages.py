@@ -3,6 +3,7 @@ import functools, html, importlib, inspect, itertools, json, re, textwrap
 from functools import partial
 from pathlib import Path
 import site_links as sl
+from medfolio.core import MedfolioError
 
 SKIPPED = {'FrontmatterProc', 'exec_show_docs', 'add_links', 'insert_warning',
            'clean_show_doc', 'add_fold'}
@@ -157,7 +158,8 @@ def heading(cells, name, badge='', note='', suffix=''):
     lead = re.sub(r'^> ?', '', lead, flags=re.M).strip()
     rest = first[m.end():].strip('\n') if m else ''
     badge = f'<p class="badge">{html.escape(badge)}</p>' if badge else ''
-    parts = [f'# {title}{suffix}', badge, note, f'{{.lead}}\n{lead}' if lead else '', rest]
+    lead = f'{{.lead}}\n{lead}' if lead else ''
+    parts = [f'# {title}{suffix}', badge, note, lead, rest]
     return [md('\n\n'.join(filter(None, parts)))] + cells[bool(m):]
 
 
@@ -186,7 +188,7 @@ def page(root, path, syms, blob, name=None, **said):
     links = linkers(root, folder, address, syms, module, blob)
     cells = heading(in_order(cells, module), Path(address).stem, **said)
     try: cells = [cell(c, module, *links, blob) for c in cells]
-    except sl.SiteError as e: raise sl.SiteError(f'{path}: {e}') from None
+    except MedfolioError as e: raise MedfolioError(f'{path}: {e}') from None
     for i, c in enumerate(cells): c['id'] = f'c{i}'
     python = dict(name='python3', display_name='python3', language='python')
     kernel = dict(kernelspec=python,

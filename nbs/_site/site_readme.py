@@ -1,6 +1,7 @@
 "README.md, from nbs/index.ipynb, with links to files of the repository"
 import base64, re
 import site_links as sl, site_pages as sp
+from medfolio.core import MedfolioError, digest, write_atomic
 
 
 def linkers(root, host):
@@ -21,7 +22,6 @@ def picture(root, png):
     "Path of the committed figure that holds `png`; a new file where there is none"
     for p in sorted(root.glob('figures/[!_.]*/*.png')):
         if p.read_bytes() == png: return p.relative_to(root).as_posix()
-    from medfolio.core import digest, write_atomic
     return write_atomic(root/f'figures/readme/{digest(png, 8)}.png',
                         png).relative_to(root).as_posix()
 
@@ -52,12 +52,11 @@ def cell(c, root, link_md, link_html):
 def write(root):
     "Write README.md, and return its path"
     from contextlib import chdir
-    from medfolio.core import write_atomic
     from nbdev.config import get_config
     with chdir(root):
         host = f'{get_config().doc_host}{get_config().doc_baseurl}'.rstrip('/')
         cells, _ = sp.processed(root/'nbs/index.ipynb', {'add_show_docs'})
     links = linkers(root, host)
     try: blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
-    except sl.SiteError as e: raise sl.SiteError(f'nbs/index.ipynb: {e}') from None
+    except MedfolioError as e: raise MedfolioError(f'nbs/index.ipynb: {e}') from None
     return write_atomic(root/'README.md', '\n\n'.join(filter(None, blocks)) + '\n')
