@@ -127,7 +127,7 @@ def order(experiments):
 
 
 def make(root, out, badges, mark):
-    "Build into `_build` and put the result in the place of `out` in one step"
+    "Build into `_build`, and put a good result in the place of `out`"
     root, out = Path(root), Path(out)
     src, new = root/'_build/site_src', root/'_build/site_new'
     for p in (src, new): shutil.rmtree(p, ignore_errors=True)
