@@ -7,6 +7,7 @@ from survival import judge, make_cases
 from medfolio.core import MedfolioError
 from medfolio.data.dicom import read_hu, scan_headers
 
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:pydicom')
 OK = dict(read=['correct'], reject=['rejected'], either=['correct', 'rejected'])
 
 

@@ -49,7 +49,7 @@ def _native(ds, h, limit):
     kind = (NATIVE.get(h['syntax'], '<') + 'u2') if wide else 'u1'
     return np.frombuffer(data[:n], kind).astype(kind[-2:])
 
-# %% ../../nbs/data/01_dicom.ipynb #45845ca3
+# %% ../../nbs/data/01_dicom.ipynb #680c218f
 def stream_size(
     b: bytes,  # JPEG, JPEG-LS or JPEG 2000
 ) -> tuple:
@@ -71,14 +71,17 @@ def _decoded(ds, h, limit):
     "Containers of compressed pixels"
     expected_bytes(h, limit)
     n = h['frames']
+    try: decoder = get_decoder(h['syntax'])
+    except NotImplementedError as e: raise MedfolioError('an unknown transfer syntax') from e
+    if not decoder.is_available: raise MedfolioError(f'no decoder here for {decoder.UID.name}')
     try: frames = list(generate_frames(ds.PixelData, number_of_frames=n))
     except Exception as e: raise MedfolioError('the compressed frames are damaged') from e
     if len(frames) != n: raise MedfolioError(f'{len(frames)} frames where {n} are due')
     if h['syntax'] != RLE:
         if h['high'] != h['bits'] - 1: raise MedfolioError('compressed bits out of place')
         for b in frames: _check_stream(b, h)
-    try: a = _pydicom_pixels(ds, h)
-    except Exception as e: raise MedfolioError('no decoder here can read its pixels') from e
+    try: a = _pydicom_pixels(decoder, ds, h)
+    except Exception as e: raise MedfolioError('its compressed pixels cannot be decoded') from e
     if a.size != n * h['rows'] * h['columns'] or a.itemsize > 2:
         raise MedfolioError('the decoder returned another size')
     return a.view(f'u{a.itemsize}')
@@ -88,15 +91,15 @@ RLE = '1.2.840.10008.1.2.5'
 
 
 def _check_stream(b, h):
-    if not b.rstrip(b'\0').endswith(b'\xff\xd9'):
+    if not b.rstrip(b'\0\xff').endswith(b'\xff\xd9'):  # 0 and 255 may fill
         raise MedfolioError('the compressed stream is cut short')
     if (size := stream_size(b)) != (h['rows'], h['columns']):
         raise MedfolioError('the compressed stream is {} × {}'.format(*size))
 
 
-def _pydicom_pixels(ds, h):
+def _pydicom_pixels(decoder, ds, h):
     "Decoded pixels, by whichever of pydicom's decoders is installed"
-    return get_decoder(h['syntax']).as_array(
+    return decoder.as_array(
         ds.PixelData, raw=True, rows=h['rows'], columns=h['columns'],
         number_of_frames=h['frames'], samples_per_pixel=1,
         photometric_interpretation=h['photometric'], bits_allocated=h['allocated'],
@@ -176,11 +179,11 @@ def _stored(ds, h, c):
         raise MedfolioError(f"bits beyond the {h['bits']} declared ones are in use")
     return v
 
-# %% ../../nbs/data/01_dicom.ipynb #4dd1400e
+# %% ../../nbs/data/01_dicom.ipynb #ded67aa3
 def read_hu(
     path,
     air: int = -1000,  # HU for pixels that hold the padding value
-    limit: int = 2**31,  # bytes; what is larger, or becomes larger, is refused
+    limit: int = 2**30,  # bytes; what is larger, or becomes larger, is refused
 ) -> tuple:
     "Pixels (int16; rows × columns, or frames first) in Hounsfield units, and the header"
     data = read_whole(path, limit)

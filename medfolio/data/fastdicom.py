@@ -14,7 +14,7 @@ from ..core import MedfolioError
 from .header import TAGS, expected_bytes, open_regular, parse, scan_headers, to_header
 from .dicom import padding_range, read_hu
 
-# %% ../../nbs/data/08_fastdicom.ipynb #bc97a09f
+# %% ../../nbs/data/08_fastdicom.ipynb #1ae94c7b
 LITTLE = {'1.2.840.10008.1.2': 8, '1.2.840.10008.1.2.1': 12}  # bytes of a pixel element's tag
 
 
@@ -29,7 +29,7 @@ def _unusual(h):
     return ''
 
 
-def read_offset(path, limit: int = 2**31) -> dict:
+def read_offset(path, limit: int = 2**30) -> dict:
     "`read_header`, and where the pixels are: `offset`, `why` not, `size` and `stamp` of the file"
     with open_regular(path, limit) as f:
         ds, syntax = parse(f, limit, stop_before_pixels=True, specific_tags=TAGS)

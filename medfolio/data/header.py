@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from ..core import MedfolioError
 
-# %% ../../nbs/data/00_header.ipynb #616666a2
+# %% ../../nbs/data/00_header.ipynb #8daee586
 TICK = 10_000_000  # ns; the coarsest clock that dates files on Linux
 
 
@@ -30,7 +30,7 @@ def _settled(fd):
 
 def open_regular(
     path,
-    limit: int = 2**31,  # bytes; larger files are refused unread
+    limit: int = 2**30,  # bytes; larger files are refused unread
 ):
     "The regular file at `path`, open for reading; never blocks"
     try: fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
@@ -43,8 +43,8 @@ def open_regular(
     except MedfolioError: os.close(fd); raise
     return os.fdopen(fd, 'rb')
 
-# %% ../../nbs/data/00_header.ipynb #61a8692d
-def read_whole(path, limit: int = 2**31) -> bytes:
+# %% ../../nbs/data/00_header.ipynb #99c614ee
+def read_whole(path, limit: int = 2**30) -> bytes:
     "The bytes of a regular file that did not change while it was read"
     with open_regular(path, limit) as f:
         before, data, after = os.fstat(f.fileno()), f.read(), os.fstat(f.fileno())
@@ -201,10 +201,10 @@ def _check(h, lut):
     if h['slope'] == 0: raise MedfolioError('the rescale slope is 0')
     h['inverted'] = h['photometric'] == 'MONOCHROME1'
 
-# %% ../../nbs/data/00_header.ipynb #eeec198b
+# %% ../../nbs/data/00_header.ipynb #68caf0ea
 def read_header(
     path,
-    limit: int = 2**31,  # bytes; larger files are refused
+    limit: int = 2**30,  # bytes; larger files are refused
 ) -> dict:
     "The whitelisted header of a DICOM file, without reading its pixels"
     with open_regular(path, limit) as f:
