@@ -324,3 +324,39 @@ def judge(read, cases, limit=20) -> list:
         except EOFError: out.append('crash')
         child.kill(); child.join()
     return out
+
+
+def make_folders(folder) -> dict:
+    "Series with something wrong: name -> (folder, the volume in order, what must be reported)"
+    out, folder = {}, Path(folder)
+    vol = np.stack([head(seed=i) for i in range(10)])
+
+    def put(name, order, told='', keep=range(10), flip=False):
+        d = folder/name.replace(' ', '_')
+        d.mkdir(parents=True)
+        for file, i in enumerate(order):
+            if i not in keep: continue
+            o = [1, 0, 0, 0, -1, 0] if flip else [1, 0, 0, 0, 1, 0]
+            write(d/f'{file:02d}.dcm', vol[i], ImagePositionPatient=[0, 0, 5*i], InstanceNumber=file + 1,
+                  ImageOrientationPatient=o, SOPInstanceUID=f'1.2.3.{i}')
+        want = vol[[i for i in range(10) if i in keep]]
+        out[name] = d, want[::-1] if flip else want, told
+        return d
+
+    shuffled = np.random.default_rng(0).permutation(10)
+    put('files in order', range(10))
+    put('files shuffled', shuffled)
+    put('numbered from the feet', range(9, -1, -1))
+    put('normal reversed', shuffled, flip=True)
+    put('two slices missing', shuffled, 'missing', keep=[0, 1, 2, 5, 6, 7, 8, 9])
+    d = put('one file twice', shuffled, 'doubles')
+    (d/'99.dcm').write_bytes((d/'03.dcm').read_bytes())
+    d = put('one UID on two slices', shuffled, 'doubles')
+    edit(d/'03.dcm', d/'03.dcm', lambda ds: setattr(ds, 'SOPInstanceUID', '1.2.3.4'))
+    d = put('a scout among them', shuffled, 'rejects')
+    write(d/'99.dcm', head(seed=99), ImagePositionPatient=[0, 0, 7], SOPInstanceUID='1.2.3.99', ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+    d = put('a broken slice', shuffled, 'rejects')
+    (d/'99.dcm').write_bytes(b'\0'*128 + b'DICM' + b'Dear colleague'*99)
+    d = put('a second series', shuffled, 'series')
+    write(d/'99.dcm', head(seed=99), SeriesInstanceUID='9.9', ImagePositionPatient=[0, 0, 12])
+    return out

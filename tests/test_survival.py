@@ -1,11 +1,12 @@
 """Every kind of broken or odd file is read correctly or refused with a reason"""
 import os, sys
 from pathlib import Path
-import pytest
+import numpy as np, pytest
 sys.path.insert(0, str(Path(__file__).parent))
-from survival import judge, make_cases
+from survival import judge, make_cases, make_folders
 from medfolio.core import MedfolioError
 from medfolio.data.dicom import read_hu, scan_headers
+from medfolio.data.series import stacks
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:pydicom')
 OK = dict(read=['correct'], reject=['rejected'], either=['correct', 'rejected'])
@@ -41,11 +42,27 @@ def test_scan(cases):
 
 def test_judge_can_fail(cases):
     "A careless reader is caught: wrong pixels, a crash and a hang are told apart"
-    import signal, time, numpy as np
+    import signal, time
     some = [c for c in cases if c.kind in ('signed 16 bit', 'NaN spacing')]
     assert judge(lambda p: np.zeros((64, 48)), some) == ['wrong', 'wrong']
     assert judge(lambda p: os.kill(os.getpid(), signal.SIGKILL), some) == ['crash', 'crash']
     assert judge(lambda p: time.sleep(9), some[:1], limit=.5) == ['hang']
+
+
+def test_folders(tmp_path):
+    "A series comes out in order, and what is wrong with it is reported; nothing else is"
+    for name, (folder, want, told) in make_folders(tmp_path).items():
+        df, rejects = scan_headers(sorted(folder.iterdir()))
+        slices, summary, more = stacks(df)
+        first = slices[slices.series == '1.2.3']
+        got = np.stack([read_hu(p)[0] for p in first.path])
+        s = summary.set_index('series').loc['1.2.3']
+        said = dict(missing=s.missing == 2, doubles=len(s.doubles) == 1, rejects=len(rejects) + len(more) == 1,
+                    series=len(summary) == 2)
+        assert said == {k: k == told for k in said}, (name, said)
+        if told == 'doubles': got = np.delete(got, np.flatnonzero(first.path.isin(s.doubles)), 0) \
+            if name == 'one file twice' else got
+        assert np.array_equal(got, want), name
 
 
 @pytest.mark.skipif('MEDFOLIO_REAL' not in os.environ, reason='MEDFOLIO_REAL is not set: no real data here')
