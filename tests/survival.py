@@ -241,8 +241,10 @@ def shipped(d):
         yield n, get(f'{n}.dcm'), np.rint(hu).astype('i2'), 'read'
     for n in ('JPEGLSNearLossless_16 ExplVR_BigEnd JPEG-lossy JPGExtended MR_truncated SC_rgb_jpeg SC_rgb_rle_16bit badVR liver_1frame '
               'meta_missing_tsyntax nested_priv_SQ rtdose_1frame rtplan rtplan_truncated rtstruct test-SR '
-              'UN_sequence waveform_ecg examples_palette JPEG2000-embedded-sequence-delimiter').split():
+              'UN_sequence waveform_ecg examples_palette').split():
         yield n, get(f'{n}.dcm'), _pixels(get(f'{n}.dcm')), 'reject'
+    n = 'JPEG2000-embedded-sequence-delimiter'
+    yield n, get(f'{n}.dcm'), None, 'reject'
     for n in ('no_meta', 'ExplVR_LitEndNoMeta'):
         if get(f'{n}.dcm'): yield n, get(f'{n}.dcm'), None, 'either'
 
@@ -292,7 +294,9 @@ def _changing(read, case):
     def scribble():
         with open(case.path, 'r+b', buffering=0) as f:
             while not stop:
-                for d in (a, b): f.seek(0); f.write(d); time.sleep(rng.choice([0, .001, .02]))
+                for d in (a, b):
+                    f.seek(0); f.write(d[:len(d)//2]); time.sleep(.003)  # half is new, half is old
+                    f.write(d[len(d)//2:]); time.sleep(rng.choice([0, .001, .02]))
     thread = threading.Thread(target=scribble); thread.start()
     try: seen = {_one(read, case) for _ in range(60)}
     finally: stop.append(1); thread.join()
@@ -301,6 +305,7 @@ def _changing(read, case):
 
 def _child(read, cases, pipe):
     import resource
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders complain there
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30,)*2)
     warnings.simplefilter('ignore')
     for case in cases:
@@ -331,13 +336,13 @@ def make_folders(folder) -> dict:
     out, folder = {}, Path(folder)
     vol = np.stack([head(seed=i) for i in range(10)])
 
-    def put(name, order, told='', keep=range(10), flip=False):
+    def put(name, order, told='', keep=range(10), flip=False, number=lambda i: i + 1):
         d = folder/name.replace(' ', '_')
         d.mkdir(parents=True)
         for file, i in enumerate(order):
             if i not in keep: continue
             o = [1, 0, 0, 0, -1, 0] if flip else [1, 0, 0, 0, 1, 0]
-            write(d/f'{file:02d}.dcm', vol[i], ImagePositionPatient=[0, 0, 5*i], InstanceNumber=file + 1,
+            write(d/f'{file:02d}.dcm', vol[i], ImagePositionPatient=[0, 0, 5*i], InstanceNumber=number(i),
                   ImageOrientationPatient=o, SOPInstanceUID=f'1.2.3.{i}')
         want = vol[[i for i in range(10) if i in keep]]
         out[name] = d, want[::-1] if flip else want, told
@@ -346,7 +351,8 @@ def make_folders(folder) -> dict:
     shuffled = np.random.default_rng(0).permutation(10)
     put('files in order', range(10))
     put('files shuffled', shuffled)
-    put('numbered from the feet', range(9, -1, -1))
+    put('numbered from the other end', shuffled, number=lambda i: 10 - i)
+    put('numbers restart', shuffled, number=lambda i: i % 5 + 1)
     put('normal reversed', shuffled, flip=True)
     put('two slices missing', shuffled, 'missing', keep=[0, 1, 2, 5, 6, 7, 8, 9])
     d = put('one file twice', shuffled, 'doubles')
