@@ -40,6 +40,13 @@ def test_scan(cases):
     assert not rejects.reason.str.contains('unexpected').any(), rejects.to_string()
 
 
+def test_torn_reads_are_caught(cases):
+    "The changing file is a trap: plain pydicom returns mixtures of two pictures"
+    import pydicom
+    trap = [c for c in cases if c.kind == 'changes while it is read']
+    assert judge(lambda p: pydicom.dcmread(p).pixel_array, trap) == ['wrong']
+
+
 def test_judge_can_fail(cases):
     "A careless reader is caught: wrong pixels, a crash and a hang are told apart"
     import signal, time

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LITTLE', 'read_offset', 'to_hu_inplace', 'DicomFiles', 'index_files']
 
-# %% ../../nbs/data/08_fastdicom.ipynb #3621b7ed
+# %% ../../nbs/data/08_fastdicom.ipynb #da5e8172
 import os, struct
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from numba import njit
 from ..core import MedfolioError
-from .header import TAGS, expected_bytes, open_regular, parse, scan_headers, to_header
+from .header import TAGS, expected_bytes, at_rest, parse, scan_headers, to_header
 from .dicom import padding_range, read_hu
 
-# %% ../../nbs/data/08_fastdicom.ipynb #1ae94c7b
+# %% ../../nbs/data/08_fastdicom.ipynb #9540015a
 LITTLE = {'1.2.840.10008.1.2': 8, '1.2.840.10008.1.2.1': 12}  # bytes of a pixel element's tag
 
 
@@ -31,7 +31,7 @@ def _unusual(h):
 
 def read_offset(path, limit: int = 2**30) -> dict:
     "`read_header`, and where the pixels are: `offset`, `why` not, `size` and `stamp` of the file"
-    with open_regular(path, limit) as f:
+    with at_rest(path, limit) as f:
         ds, syntax = parse(f, limit, stop_before_pixels=True, specific_tags=TAGS)
         h, s = to_header(ds, syntax), os.fstat(f.fileno())
         why, n, offset = _unusual(h), expected_bytes(h, limit), 0
