@@ -1,22 +1,20 @@
-# The paper from a bare machine:
+# The paper from a bare machine, results on the synthetic twins included:
 #   docker build -t medfolio . && docker run --rm -p 8000:8000 medfolio
-# builds the environment and every result on the synthetic twins, then serves the site.
+# then read it at http://localhost:8000; `docker run --rm medfolio make test` tests it.
 FROM python:3.11.13-slim-bookworm
 
-# git names the commit in records; chromium is for `docker run medfolio make test`.
+# Debian keeps one version of a package for a release, so these are not pinned here.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends chromium git make \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home reader
+    && useradd --create-home reader \
+    && install --directory --owner=reader /home/reader/medfolio
 
-WORKDIR /home/reader/medfolio
-RUN chown reader:reader /home/reader/medfolio
 USER reader
-
-# The environment first: it changes less often than the code.
+WORKDIR /home/reader/medfolio
 COPY --chown=reader:reader . .
-RUN make setup && make paper
+RUN make paper
 
 EXPOSE 8000
 CMD ["python3", "-m", "http.server", "8000", "--directory", "_site"]

@@ -6,15 +6,16 @@
 __all__ = ['only_one', 'Outcome', 'write_back', 'run_one', 'schedule', 'to_make', 'expected', 'Progress', 'destination',
            'make_runs']
 
-# %% ../nbs/07_paper.ipynb #3c10856d
+# %% ../nbs/07_paper.ipynb #7c5e1f73
 import contextlib, json, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from .core import MedfolioError, read_nb, root, write_atomic
+from .core import (MedfolioError, new_stage, publish, read_nb, recover, root,
+                           write_atomic)
 from .fresh import code_of
 from .plan import Entry
-from .record import new_stage, publish, read_record, records, recover
+from .record import read_record, records
 from .worker import clean_text, with_outputs
 
 # %% ../nbs/07_paper.ipynb #ffa19170
@@ -76,7 +77,7 @@ def _work(e, stage, smoke, threads, started):
     said = json.loads(result.read_text()); result.unlink()
     return said
 
-# %% ../nbs/07_paper.ipynb #413b98ae
+# %% ../nbs/07_paper.ipynb #ed60bc0c
 def _check(e, stage, smoke):
     "The run's record, or a sentence on why it is none"
     if not (stage/'record.json').exists():
@@ -111,6 +112,7 @@ def run_one(
         if e.is_default and not smoke and Path(dest).parent == root()/'figures':
             write_back(e, stage/'notebook.ipynb'); (stage/'notebook.ipynb').unlink()
         publish(stage, Path(dest))
+        (root()/f'figures/_failed/{e.name}.ipynb').unlink(missing_ok=True)
         return Outcome(e.name, time.time() - start)
     except MedfolioError as err: return Outcome(e.name, time.time() - start, str(err))
     finally:

@@ -2,8 +2,8 @@
 import json, os
 import pytest
 from conftest import SAVE, TOY
-from medfolio.core import MedfolioError
-from medfolio.record import new_stage, seal
+from medfolio.core import MedfolioError, new_stage
+from medfolio.record import seal
 
 
 def refused(checkout, *args):

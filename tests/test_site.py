@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from medfolio.core import MedfolioError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'nbs/_site'))
@@ -50,7 +51,7 @@ def test_links_of_the_site(repo, folder, href, want):
 
 def test_a_link_to_nothing_is_refused(repo):
     for href in ('../figures/digits/gone.png', '../../outside', 'gone.ipynb'):
-        with pytest.raises(sl.SiteError, match='which is not there'):
+        with pytest.raises(MedfolioError, match='which is not there'):
             sl.locate(repo, href, 'nbs')
     assert sl.locate(repo, 'https://example.org', 'nbs') is None
     assert sl.locate(repo, '#here', 'nbs') is None
@@ -95,7 +96,7 @@ def test_table_of_docments():
     def f(a: int | None,  # what `a` is
           b='x'): pass
     table = sp.docments_table(f, str.upper)
-    assert 'WHAT `A` IS' in table and 'int &#124; None' in table and "&#x27;x&#x27;" in table
+    assert 'WHAT `A` IS' in table and r'`int \| None`' in table and "`'x'`" in table
     assert sp.docments_table(lambda a: 0, str) == ''
 
 

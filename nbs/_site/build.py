@@ -1,6 +1,6 @@
 """The site: every notebook as a page in `_site/`, through MyST-NB, Sphinx and Furo.
 
-`python nbs/_site/build.py` builds it where something changed; `build(root)` is the same.
+`python nbs/_site/build.py` builds it where something changed, as `build(root)` does.
 """
 import hashlib, json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -30,12 +30,15 @@ def build(
     "Build the site where something changed, and return its folder"
     root = Path(root or HERE.parent.parent).resolve()
     out, mark = Path(out or root/'_site').resolve(), stamp(root, badges)
-    if not force and (out/'.stamp').exists() and (out/'.stamp').read_text() == mark: return out
+    old = out/'.stamp'
+    if not force and old.exists() and old.read_text() == mark: return out
     env = os.environ | dict(PYTHONPATH=os.pathsep.join(
         [str(root), *filter(None, [os.environ.get('PYTHONPATH')])]))
     job = json.dumps(dict(root=str(root), out=str(out), badges=badges or {}, mark=mark))
     done = subprocess.run([sys.executable, __file__, '--make', job], cwd=root, env=env)
-    if done.returncode: raise RuntimeError('the site was not built; the reason stands above')
+    if done.returncode:
+        from medfolio.core import MedfolioError
+        raise MedfolioError('the site was not built: see above')
     return out
 
 
@@ -57,20 +60,28 @@ def derived(root, experiments):
     "Run -> experiment, of the runs that are kept as executed notebooks"
     import site_records
     names = {p.stem for p in experiments}
-    return {p.parent.name: base for p in sorted(root.glob('figures/[!_.]*/notebook.ipynb'))
-            if (base := site_records.experiment(p.parent, names)) and p.parent.name not in names}
+    runs = [p.parent for p in sorted(root.glob('figures/[!_.]*/notebook.ipynb'))]
+    return {p.name: base for p in runs if p.name not in names
+            and (base := site_records.experiment(p, names))}
+
+
+def changed(run, base):
+    "What the name of a derived run adds to its experiment's: ` · halfres`"
+    return ' · ' + run.removeprefix(base).strip('-_.')
 
 
 def toctree(entries, caption='', hidden=True):
     "A MyST list of pages: (title or '', address) each"
     lines = [f'{t} <{a}>' if t else a for t, a in entries]
-    head = [':hidden:' if hidden else ':maxdepth: 1'] + [f':caption: {caption}'] * bool(caption)
+    head = [':hidden:' if hidden else ':maxdepth: 1', f':caption: {caption}']
+    head = head if caption else head[:1]
     return '\n'.join(['```{toctree}', *head, '', *lines, '```'])
 
 
 def write_page(src, address, nb, extra=''):
     "Write a page's source; `extra` Markdown goes to its end"
-    if extra: nb['cells'].append(dict(cell_type='markdown', id='toc', metadata={}, source=extra))
+    import site_pages
+    nb['cells'].append(site_pages.md(extra) | dict(id='toc'))
     to = (src/address).with_suffix('.ipynb')
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(json.dumps(nb))
@@ -85,14 +96,14 @@ def write_sources(root, src, badges):
     experiments, library = notebooks(root)
     runs = derived(root, experiments)
     for p in experiments:
-        own = [(f'{p.stem} · {r.removeprefix(p.stem).strip("-_.")}', r)
-               for r, base in runs.items() if base == p.stem]
+        own = [r for r, base in runs.items() if base == p.stem]
+        own = [(p.stem + changed(r, p.stem), r) for r in own]
         more = f'## Variants of this run\n\n{toctree(own, hidden=False)}' if own else ''
         write_page(src, *page(p, badge=badges.get(p.stem, '')), more)
     for run, base in runs.items():
         note = site_records.variant(root/'figures'/run, run, base)
         write_page(src, *page(f'figures/{run}/notebook.ipynb', name=run, note=note,
-                              badge=badges.get(run, '')))
+                              suffix=changed(run, base), badge=badges.get(run, '')))
     groups = {}
     for p in library:
         write_page(src, *page(p))
@@ -116,7 +127,7 @@ def order(experiments):
 
 
 def make(root, out, badges, mark):
-    "Build into `_build` and put the result in the place of `out` in one step"
+    "Build into `_build`, and put a good result in the place of `out`"
     root, out = Path(root), Path(out)
     src, new = root/'_build/site_src', root/'_build/site_new'
     for p in (src, new): shutil.rmtree(p, ignore_errors=True)
@@ -124,8 +135,8 @@ def make(root, out, badges, mark):
     for p in ('conf.py', '_static'):
         (shutil.copytree if (HERE/p).is_dir() else shutil.copy)(HERE/p, src/p)
     write_sources(root, src, badges)
-    subprocess.run([sys.executable, '-m', 'sphinx', '-n', '-W', '--keep-going', '-q', '-E',
-                    '-d', root/'_build/doctrees', src, new], check=True)
+    options = ['-n', '-W', '--keep-going', '-q', '-E', '-d', root/'_build/doctrees']
+    subprocess.run([sys.executable, '-m', 'sphinx', *options, src, new], check=True)
     (new/'.nojekyll').touch()
     (new/'.stamp').write_text(mark)
     shutil.rmtree(out, ignore_errors=True)
@@ -134,11 +145,12 @@ def make(root, out, badges, mark):
 
 def main(args):
     "The command line: build, or (called by `build`) the work itself"
-    import site_links
-    if args[:1] != ['--make']: return print(build(force='--force' in args))
-    try: make(**json.loads(args[1]))
-    except site_links.SiteError as e: sys.exit(f'site: {e}')
-    except subprocess.CalledProcessError: sys.exit('site: Sphinx found the faults above')
+    from medfolio.core import MedfolioError
+    try:
+        if args[:1] == ['--make']: make(**json.loads(args[1]))
+        else: print(build(force='--force' in args))
+    except MedfolioError as e: sys.exit(f'site: {e}')
+    except subprocess.CalledProcessError: sys.exit('site: Sphinx found faults, above')
 
 
 if __name__ == '__main__': main(sys.argv[1:])

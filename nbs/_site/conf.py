@@ -1,29 +1,28 @@
 "Sphinx settings of the site: nothing is executed, nothing is fetched by a page"
-project, author, copyright = 'medfolio', 'The medfolio authors', '2026, the medfolio authors'
+project, author = 'medfolio', 'The medfolio authors'
 extensions = ['myst_nb', 'sphinx_copybutton']
 exclude_patterns = ['_extra']
-html_extra_path, html_static_path, html_css_files = ['_extra'], ['_static'], ['custom.css']
+html_extra_path, html_static_path = ['_extra'], ['_static']
+html_css_files, html_favicon = ['custom.css'], '_static/favicon.svg'
 
 nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_ipywidgets_js = {}
 nb_render_markdown_format = 'myst'
-myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_inline', 'attrs_block', 'colon_fence']
+myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_block']
 myst_heading_anchors = 4
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header']
 
-html_theme, html_title, html_favicon = 'furo', 'medfolio', '_static/favicon.svg'
+html_theme, html_title, html_show_copyright = 'furo', 'medfolio', False
 html_show_sphinx = html_copy_source = html_show_sourcelink = False
 pygments_style, pygments_dark_style = 'github-light', 'github-dark'
 copybutton_selector = 'div.cell_input pre, div.highlight-bash pre, div.highlight-sh pre'
 BLUE, SKY = '#14567a', '#7cc3ea'
+brand = lambda c: {f'color-brand-{k}': c for k in ('primary', 'content', 'visited')}
 html_theme_options = dict(
-    top_of_page_buttons=[],
-    light_css_variables={'color-brand-primary': BLUE, 'color-brand-content': BLUE,
-                         'color-brand-visited': BLUE},
-    dark_css_variables={'color-brand-primary': SKY, 'color-brand-content': SKY,
-                        'color-brand-visited': SKY, 'color-background-primary': '#12161b',
-                        'color-background-secondary': '#171c22'})
+    top_of_page_buttons=[], light_css_variables=brand(BLUE),
+    dark_css_variables=brand(SKY) | {'color-background-primary': '#12161b',
+                                     'color-background-secondary': '#171c22'})
 html_math_renderer = 'mathml'
 
 

@@ -1,17 +1,15 @@
 "Links: from paths of the repository and names of symbols to addresses of a page"
 import posixpath, re, runpy
 from pathlib import Path
+from medfolio.core import MedfolioError
 
 MD = re.compile(r'^(?:```|~~~).*?^(?:```|~~~)[ \t]*$'  # a fenced block, kept as it is
                 r'|(?P<tick>`+)(?P<code>.+?)(?P=tick)(?!`)'  # code in a line
-                r'|(?P<bang>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<href>[^()\s]+)\)',
+                r'|(?P<bang>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]'
+                r'\((?P<href>[^()\s]+)\)',
                 re.M | re.S)
 HTML = re.compile(r'(?P<attr>\b(?:href|src)=)"(?P<href>[^"]+)"')
 OUTSIDE = re.compile(r'^(?:[a-z][\w+.-]*:|#|//)', re.I)
-
-
-class SiteError(Exception):
-    "Something in a notebook that the site cannot show; its text is one clear sentence"
 
 
 def plain(name):
@@ -45,12 +43,12 @@ def find_symbol(name, syms, module=None):
 
 
 def locate(root, href, folder):
-    "Path in the repository and fragment of `href`, written in `folder`; None: elsewhere"
+    "Path in the repository and fragment of `href`, written in `folder`, or None"
     if OUTSIDE.match(href): return None
     path, _, frag = href.partition('#')
     path = posixpath.normpath(posixpath.join(folder, path))
     if path.startswith('..') or not (Path(root)/path).exists():
-        raise SiteError(f"{folder}: the link '{href}' leads to {path}, which is not there")
+        raise MedfolioError(f"the link '{href}' leads to {path}, which is not there")
     return path, frag
 
 
@@ -73,7 +71,8 @@ def rewrite(text, link, image, symbol=None):
     def one(m):
         if m['code']:
             name = m['code'].removesuffix('()')
-            to = symbol and m['tick'] == '`' and re.fullmatch(r'[\w.]+', name) and symbol(name)
+            known = symbol and m['tick'] == '`' and re.fullmatch(r'[\w.]+', name)
+            to = symbol(name) if known else None
             return link(m[0], to, 'sym') if to else m[0]
         if m['href'] is None or OUTSIDE.match(m['href']): return m[0]
         return (image if m['bang'] else link)(m['text'], m['href'])

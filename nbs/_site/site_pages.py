@@ -1,11 +1,16 @@
 "Pages: a notebook, processed by nbdev, as a notebook that MyST-NB renders"
-import html, importlib, inspect, json, re
+import functools, html, importlib, inspect, itertools, json, re, textwrap
 from functools import partial
 from pathlib import Path
 import site_links as sl
+from medfolio.core import MedfolioError
 
-SKIPPED = {'FrontmatterProc', 'exec_show_docs', 'add_links', 'insert_warning', 'clean_show_doc', 'add_fold'}
+SKIPPED = {'FrontmatterProc', 'exec_show_docs', 'add_links', 'insert_warning',
+           'clean_show_doc', 'add_fold'}
+TAGS = {('echo', 'false'): 'remove-input', ('output', 'false'): 'remove-output',
+        ('code-fold', 'true'): 'hide-input'}
 CAPTION = re.compile(r'\*\*(Figure|Table) \d')
+SHOWN = re.compile(r'show_doc\(([\w.]+)')
 TITLE = re.compile(r'\A# (.+)\n*((?:> ?.*\n?)*)')
 
 
@@ -23,14 +28,19 @@ def processed(path, skip=()):
     from execnb.nbio import read_nb
     from nbdev.process import NBProcessor
     from nbdev.processors import FilterDefaults
-    procs = [p for p in FilterDefaults().procs() if p.__name__ not in SKIPPED.union(skip)]
-    nb = read_nb(path)
-    exp = re.search(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(map(source, nb.cells)), re.M)
+    nb, skip = read_nb(path), SKIPPED.union(skip)
+    procs = [p for p in FilterDefaults().procs() if p.__name__ not in skip]
+    said = '\n'.join(map(source, nb.cells))
+    exp = re.search(r'^#\|\s*default_exp\s+(\S+)', said, re.M)
     NBProcessor(nb=nb, procs=procs, process=True)
-    cells = [dict(cell_type=c.cell_type, metadata=dict(tags=list(c.metadata.get('tags', []))),
-                  source=source(c), **(dict(execution_count=None, outputs=c.outputs)
-                                       if c.cell_type == 'code' else {})) for c in nb.cells]
-    return json.loads(json.dumps(cells)), exp and exp[1]
+    return [as_cell(c) for c in nb.cells], exp and exp[1]
+
+
+def as_cell(c):
+    "A cell of nbdev's as a plain dictionary"
+    ran = dict(execution_count=None, outputs=c.outputs) if c.cell_type == 'code' else {}
+    c = dict(cell_type=c.cell_type, metadata={}, source=source(c), **ran)
+    return json.loads(json.dumps(c))
 
 
 def directives(src):
@@ -40,9 +50,8 @@ def directives(src):
 
 
 def code(text):
-    "Text for one line of a table, in code type"
-    text = html.escape(str(text)).replace('|', '&#124;').replace('*', '&#42;')
-    return f'<code class="literal">{text}</code>' if text else ''
+    "Text in code type, for a cell of a table"
+    return f'`{text}`'.replace('|', r'\|') if text else ''
 
 
 def docments_table(obj, inline):
@@ -50,45 +59,61 @@ def docments_table(obj, inline):
     from fastcore.docments import docments
     told = {k: d for k, d in docments(obj, full=True).items() if k != 'self'}
     if not any(d.docment for d in told.values()): return ''
+    sig = inspect.signature(obj)
     def row(name, d):
-        kind = '' if d.anno in (inspect._empty, None) else \
-            code(inspect.formatannotation(d.anno).strip('"\''))
-        default = '' if d.default is inspect._empty else code(repr(d.default))
-        if name == 'return': name, default = '', '<em>returns</em>'
-        return f'| {code(name)} | {kind} | {default} | {inline(d.docment or "")} |'
+        param = sig.parameters.get(name)
+        kind = param.annotation if param else sig.return_annotation
+        kind = '' if kind is sig.empty else inspect.formatannotation(kind).strip('"\'')
+        default = param.default if param else sig.empty
+        default = '' if default is sig.empty else repr(default)
+        cells = code(name) if param else '*returns*', code(kind), code(default)
+        return f'| {" | ".join(cells)} | {inline(d.docment or "")} |'
     rows = [row(k, d) for k, d in told.items() if k != 'return' or d.docment]
     return '\n'.join(['| Parameter | Type | Default | |', '|---|---|---|---|', *rows])
 
 
-def symbol_doc(module, name, link, blob):
-    "Documentation of `module.name`: signature, source, first line, table of parameters"
+@functools.cache
+def symbol(module, name):
+    "Object `module.name`, its source, and the line where that starts"
     obj = importlib.import_module(module)
     for part in name.split('.'): obj = inspect.getattr_static(obj, part)
-    obj = inspect.unwrap(getattr(obj, 'fget', None) or getattr(obj, '__func__', obj))
-    lines, start = inspect.getsourcelines(obj)
+    obj = getattr(obj, 'fget', None) or getattr(obj, '__func__', obj)
+    lines, start = inspect.getsourcelines(inspect.unwrap(obj))
+    return inspect.unwrap(obj), textwrap.dedent(''.join(lines)), start
+
+
+def signature(obj):
+    "The `def` or `class` line(s) of a symbol"
+    head = f'{"class" if inspect.isclass(obj) else "def"} {obj.__name__}'
+    try: sig = inspect.signature(obj)
+    except (TypeError, ValueError): return head
+    if inspect.isclass(obj) and issubclass(obj, Exception): return head
+    if len(f'{head}{sig}') <= 78: return f'{head}{sig}'
+    inner = ''.join(f'    {p},\n' for p in sig.parameters.values())
+    back = sig.return_annotation
+    back = '' if back is sig.empty else f' -> {inspect.formatannotation(back)}'
+    return f'{head}(\n{inner}){back}'
+
+
+def symbol_doc(module, name, link, blob):
+    "What is to be said of `module.name`: signature, docstring, parameters, code"
+    obj, body, start = symbol(module, name)
     where = f'{blob}/{module.replace(".", "/")}.py#L{start}'
-    head, body = signature(lines, obj)
     return '\n\n'.join(filter(None, [
         f'<a class="anchor" id="{name.lower()}"></a>', f'### `{name}`',
-        f'{{.source}}\n[source]({where})', f'```python\n{head}\n```',
+        f'{{.source}}\n[source]({where})', f'```python\n{signature(obj)}\n```',
         link(inspect.getdoc(obj) or ''), docments_table(obj, link),
-        '<details class="body"><summary>Code</summary>', f'```python\n{body}\n```',
+        '<details class="body"><summary>Code</summary>', f'```python\n{body}```',
         '</details>']))
 
 
-def signature(lines, obj):
-    "`def` or `class` line(s) of a symbol, without comments, and its whole source"
-    body = inspect.cleandoc('\n'.join(['', *(o.rstrip('\n') for o in lines)]))
-    name, prefix = obj.__name__, 'class ' if inspect.isclass(obj) else 'def '
-    try: sig = inspect.signature(obj)
-    except (TypeError, ValueError): return f'{prefix}{name}', body
-    if inspect.isclass(obj) and issubclass(obj, Exception): sig = ''
-    text = f'{prefix}{name}{sig}'
-    if len(text) <= 78 or not sig: return text, body
-    inner = ',\n'.join(f'    {p}' for p in sig.parameters.values())
-    ret = '' if sig.return_annotation is sig.empty else \
-        f' -> {inspect.formatannotation(sig.return_annotation)}'
-    return f'{prefix}{name}(\n{inner},\n){ret}', body
+def in_order(cells, module):
+    "Cells with the symbols of one exported cell in the order of their definition"
+    shown = [SHOWN.match(directives(c['source'])[1]) for c in cells]
+    key = lambda pair: symbol(module, pair[1][1])[2]
+    runs = itertools.groupby(zip(cells, shown), lambda pair: bool(pair[1]))
+    return [c for is_doc, run in runs
+            for c, _ in (sorted(run, key=key) if is_doc else run)]
 
 
 def output(out, link_md, link_html):
@@ -115,11 +140,10 @@ def cell(c, module, link_md, link_html, blob):
     "A processed cell as MyST-NB takes it"
     found, src = directives(c['source'])
     if c['cell_type'] == 'markdown': return md(link_md(c['source']))
-    if shown := re.match(r'show_doc\(([\w.]+)', src):
+    if shown := SHOWN.match(src):
         return md(symbol_doc(module, shown[1], link_md, blob))
     c['source'] = src
-    tags = [t for k, v, t in [('echo', 'false', 'remove-input'), ('output', 'false', 'remove-output'),
-                              ('code-fold', 'true', 'hide-input')] if found.get(k) == v]
+    tags = [tag for said, tag in TAGS.items() if said in found.items()]
     c['metadata'] = dict(tags=tags, mystnb=dict(image=picture(c['outputs'])))
     if 'fig-cap' in found:
         c['metadata']['mystnb']['figure'] = dict(caption=found['fig-cap'].strip('"\''))
@@ -127,13 +151,15 @@ def cell(c, module, link_md, link_html, blob):
     return c
 
 
-def heading(cells, name, badge='', note=''):
+def heading(cells, name, badge='', note='', suffix=''):
     "Title, badge, note and one-line summary, set apart from the rest of the first cell"
     first = source(cells[0]) if cells else ''
     title, lead = m.groups() if (m := TITLE.match(first)) else (name, '')
     lead = re.sub(r'^> ?', '', lead, flags=re.M).strip()
-    parts = [f'# {title}', f'<p class="badge">{html.escape(badge)}</p>' if badge else '', note,
-             f'{{.lead}}\n{lead}' if lead else '', first[m.end():].strip('\n') if m else '']
+    rest = first[m.end():].strip('\n') if m else ''
+    badge = f'<p class="badge">{html.escape(badge)}</p>' if badge else ''
+    lead = f'{{.lead}}\n{lead}' if lead else ''
+    parts = [f'# {title}{suffix}', badge, note, lead, rest]
     return [md('\n\n'.join(filter(None, parts)))] + cells[bool(m):]
 
 
@@ -147,23 +173,24 @@ def linkers(root, folder, page, syms, module, blob):
         else: kind, href = ('num' if 'record.json' in href else 'in'), address(href)
         return f'<a class="{kind}" href="{href}">{text}</a>'
     def image(alt, href):
-        at = sl.locate(root, href, folder)[0]
-        return f'![{alt}](/_extra/{at})' if at.startswith('figures/') else f'![{alt}]({href})'
+        return f'![{alt}](/_extra/{sl.locate(root, href, folder)[0]})'
     symbol = partial(sl.find_symbol, syms=syms, module=module)
     return (lambda t: sl.rewrite(t, link, image, symbol)), \
         (lambda t: sl.rewrite_html(t, address))
 
 
-def page(root, path, syms, blob, name=None, badge='', note=''):
+def page(root, path, syms, blob, name=None, **said):
     "The notebook at `path` (in the repository) as (address, MyST-NB notebook)"
     shown = f'nbs/{name}.ipynb' if name else path
     address, folder = sl.page_of(shown), str(Path(shown).parent)
     cells, module = processed(Path(root)/path)
     if module: module = f'medfolio.{module}'
     links = linkers(root, folder, address, syms, module, blob)
-    cells = heading(cells, Path(address).stem, badge, note)
-    cells = [cell(c, module, *links, blob) for c in cells]
+    cells = heading(in_order(cells, module), Path(address).stem, **said)
+    try: cells = [cell(c, module, *links, blob) for c in cells]
+    except MedfolioError as e: raise MedfolioError(f'{path}: {e}') from None
     for i, c in enumerate(cells): c['id'] = f'c{i}'
-    kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'),
+    python = dict(name='python3', display_name='python3', language='python')
+    kernel = dict(kernelspec=python,
                   language_info=dict(name='python', pygments_lexer='ipython3'))
     return address, dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)

@@ -1,6 +1,7 @@
 "README.md, from nbs/index.ipynb, with links to files of the repository"
 import base64, re
 import site_links as sl, site_pages as sp
+from medfolio.core import MedfolioError, digest, write_atomic
 
 
 def linkers(root, host):
@@ -12,7 +13,8 @@ def linkers(root, host):
         return f'[{text}]({host}/{href})' if kind else f'[{text}]({address(href)})'
     syms = sl.symbols(root)
     symbol = lambda name: sl.find_symbol(name, syms)
-    return (lambda t: sl.rewrite(t, link, lambda alt, h: f'![{alt}]({address(h)})', symbol),
+    image = lambda alt, href: f'![{alt}]({address(href)})'
+    return (lambda t: sl.rewrite(t, link, image, symbol),
             lambda t: sl.rewrite_html(t, address))
 
 
@@ -20,7 +22,6 @@ def picture(root, png):
     "Path of the committed figure that holds `png`; a new file where there is none"
     for p in sorted(root.glob('figures/[!_.]*/*.png')):
         if p.read_bytes() == png: return p.relative_to(root).as_posix()
-    from medfolio.core import digest, write_atomic
     return write_atomic(root/f'figures/readme/{digest(png, 8)}.png',
                         png).relative_to(root).as_posix()
 
@@ -30,7 +31,7 @@ def output(out, root, link_md, link_html):
     data = out.get('data', {})
     if 'text/markdown' in data: return link_md(sp.source(data['text/markdown']))
     if 'text/html' in data:
-        text = re.sub(r'<style.*?</style>', '', sp.source(data['text/html']), flags=re.S)
+        text = re.sub(r'(?s)<style.*?</style>', '', sp.source(data['text/html']))
         return re.sub(r'\n\s*\n', '\n', link_html(text)).strip()
     if 'image/png' in data:
         png = base64.b64decode(sp.source(data['image/png']))
@@ -51,11 +52,11 @@ def cell(c, root, link_md, link_html):
 def write(root):
     "Write README.md, and return its path"
     from contextlib import chdir
-    from medfolio.core import write_atomic
     from nbdev.config import get_config
     with chdir(root):
         host = f'{get_config().doc_host}{get_config().doc_baseurl}'.rstrip('/')
         cells, _ = sp.processed(root/'nbs/index.ipynb', {'add_show_docs'})
     links = linkers(root, host)
-    blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
+    try: blocks = [b.strip() for c in cells for b in cell(c, root, *links)]
+    except MedfolioError as e: raise MedfolioError(f'nbs/index.ipynb: {e}') from None
     return write_atomic(root/'README.md', '\n\n'.join(filter(None, blocks)) + '\n')

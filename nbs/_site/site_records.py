@@ -2,6 +2,23 @@
 import html, json, shutil
 from pathlib import Path
 
+PARTS = ('value', 'low', 'high', 'unit', 'n', 'no_skill', 'baseline')
+PAGE = """---
+orphan: true
+---
+# Record of `{run}`
+
+{{.lead}}
+What the run wrote, number by number, and where each comes from.
+<a class="in" href="record.json">record.json</a>
+
+<div class="table-box"><table class="data"><thead><tr>{head}</tr></thead>
+<tbody>{rows}</tbody></table></div>
+
+## Provenance
+
+<div class="table-box"><table class="data plain"><tbody>{rest}</tbody></table></div>
+"""
 KEPT = ('.json', '.csv', '.png', '.svg', '.jpg')
 
 
@@ -23,8 +40,8 @@ def variant(folder, run, base):
     "A line that says what a derived run changes"
     params = read(folder).get('params', read(folder).get('parameters', {}))
     said = ', '.join(f'`{k} = {v!r}`' for k, v in params.items())
-    return (f'{{.note}}\nRun `{run}`, a variant of <a class="in" href="{base}.html">{base}</a>'
-            + (f': {said}' if said else ''))
+    of = f'<a class="in" href="{base}.html">{base}</a>'
+    return f'{{.note}}\nRun `{run}`, a variant of {of}' + (f': {said}' if said else '')
 
 
 def number(v):
@@ -36,9 +53,8 @@ def metric_rows(metrics):
     "A row a metric, and an anchor for each of its numbers"
     for name, m in metrics.items():
         m = m if isinstance(m, dict) else dict(value=m)
-        cells = ''.join(f'<td id="{name}.{k}">{number(m[k]) if m.get(k) is not None else ""}</td>'
-                        for k in ('value', 'low', 'high', 'unit', 'n', 'no_skill', 'baseline'))
-        yield f'<tr id="{name}"><th>{html.escape(name)}</th>{cells}</tr>'
+        cells = [f'<td id="{name}.{k}">{number(m.get(k, ""))}</td>' for k in PARTS]
+        yield f'<tr id="{name}"><th>{html.escape(name)}</th>{"".join(cells)}</tr>'
 
 
 def flat(d, prefix=''):
@@ -52,17 +68,12 @@ def page(run, record):
     "A record as Markdown: its metrics, then where they come from"
     metrics = record.get('metrics', {})
     if isinstance(metrics, list): metrics = {m['name']: m for m in metrics}
-    head = ''.join(f'<th>{h}</th>' for h in ('', 'value', 'low', 'high', 'unit', 'n',
-                                             'no skill', 'baseline'))
-    rows = ''.join(metric_rows(metrics))
+    head = ''.join(f'<th>{h}</th>' for h in ('', *PARTS)).replace('_', ' ')
+    rest = flat({k: v for k, v in record.items() if k != 'metrics'})
     rest = ''.join(f'<tr><th>{html.escape(k)}</th><td>{number(v)}</td></tr>'
-                   for k, v in flat({k: v for k, v in record.items() if k != 'metrics'}))
-    return (f'---\norphan: true\n---\n# Record of `{run}`\n\n{{.lead}}\nWhat the run wrote, '
-            f'number by number, and where each comes from. '
-            f'<a class="in" href="record.json">record.json</a>\n\n<div class="table-box">'
-            f'<table class="data"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-            f'</div>\n\n## Provenance\n\n<div class="table-box"><table class="data plain">'
-            f'<tbody>{rest}</tbody></table></div>\n')
+                   for k, v in rest)
+    rows = ''.join(metric_rows(metrics))
+    return PAGE.format(run=run, head=head, rows=rows, rest=rest)
 
 
 def copy(root, src):
