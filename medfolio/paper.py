@@ -32,8 +32,8 @@ def only_one(
     try: lock.acquire()
     except Timeout:
         pid = owner.read_text() if owner.exists() else 'unknown'
-        raise MedfolioError(f'medfolio is already at work in {path.parent.parent} (process {pid}): '
-                            'wait for it, or end it') from None
+        raise MedfolioError(f'medfolio is already at work in {path.parent.parent} '
+                            f'(process {pid}): wait for it, or end it') from None
     write_atomic(owner, str(os.getpid()))
     try: yield
     finally: owner.unlink(missing_ok=True); lock.release()
@@ -52,22 +52,25 @@ class Outcome:
 
 
 def _environment(e, stage, smoke, threads):
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MEDFOLIO_SMOKE')}
-    env |= dict(MEDFOLIO_ROOT=str(root()), MEDFOLIO_RUN=e.name, MEDFOLIO_STAGE=str(stage),
-                PYTHONHASHSEED='0')
+    rehearsal = 'IN_TEST', 'MEDFOLIO_SMOKE'
+    env = {k: v for k, v in os.environ.items() if k not in rehearsal}
+    env |= dict(MEDFOLIO_ROOT=str(root()), MEDFOLIO_RUN=e.name,
+                MEDFOLIO_STAGE=str(stage), PYTHONHASHSEED='0')
     if smoke: env['MEDFOLIO_SMOKE'] = '1'
     if threads: env |= dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     return env
 
-
+# %% ../nbs/07_paper.ipynb #709b2474
 def _work(e, stage, smoke, threads, started):
     "Execute `e` in a worker; what went wrong, or an empty dictionary"
     result = stage/'result.json'
-    args = [str(e.path), str(stage/'notebook.ipynb'), json.dumps(e.changed), str(result)]
+    out, params = stage/'notebook.ipynb', json.dumps(e.changed)
+    args = [str(e.path), str(out), params, str(result)]
     code = 'from medfolio.worker import main; main()'
     with tempfile.TemporaryFile('w+') as err:
-        worker = subprocess.Popen([sys.executable, '-c', code, *args], stdin=subprocess.PIPE, stderr=err,
-                                  stdout=err, env=_environment(e, stage, smoke, threads))
+        worker = subprocess.Popen([sys.executable, '-c', code, *args],
+                                  stdin=subprocess.PIPE, stdout=err, stderr=err,
+                                  env=_environment(e, stage, smoke, threads))
         started.append(worker)
         worker.wait(); worker.stdin.close(); err.seek(0)
         said = err.read()[-2000:]
@@ -81,10 +84,12 @@ def _work(e, stage, smoke, threads, started):
 def _check(e, stage, smoke):
     "The run's record, or a sentence on why it is none"
     if not (stage/'record.json').exists():
-        raise MedfolioError('it ended without a record: the last cell should be `run.save()`')
+        raise MedfolioError('it ended without a record: '
+                            'the last cell should be `run.save()`')
     rec = read_record(stage)
     if rec['run'] != e.name: raise MedfolioError(f'its record is that of {rec["run"]}')
-    if not rec['clean']: raise MedfolioError('cells after `run.save()` or out of order: not kept')
+    if not rec['clean']:
+        raise MedfolioError('cells after `run.save()` or out of order: not kept')
     if rec['code']['key'] != code_of(e.path, e.params)['key']:
         raise MedfolioError('its code changed while it ran: not kept')
     return rec
@@ -94,7 +99,7 @@ def write_back(e: Entry, executed):
     "Put the outputs of the executed default run into the notebook itself"
     write_atomic(e.path, clean_text(with_outputs(read_nb(e.path), read_nb(executed))))
 
-
+# %% ../nbs/07_paper.ipynb #0cc753b6
 def run_one(
     e: Entry,
     dest,  # the folder that becomes the result
@@ -103,18 +108,19 @@ def run_one(
     started: list | None = None,  # collects the worker process
 ) -> Outcome:
     "Execute one run and publish it, or say why not"
-    start, stage = time.time(), None
+    start, stage, dest = time.time(), None, Path(dest)
+    ended = lambda *said: Outcome(e.name, time.time() - start, *said)
     try:
-        stage = new_stage(Path(dest))
+        stage = new_stage(dest)
         bad = _work(e, stage, smoke, threads, [] if started is None else started)
-        if bad: return Outcome(e.name, time.time() - start, bad['error'], _detail(e, stage, bad))
+        if bad: return ended(bad['error'], _detail(e, stage, bad))
         _check(e, stage, smoke)
-        if e.is_default and not smoke and Path(dest).parent == root()/'figures':
+        if e.is_default and not smoke and dest.parent == root()/'figures':
             write_back(e, stage/'notebook.ipynb'); (stage/'notebook.ipynb').unlink()
-        publish(stage, Path(dest))
+        publish(stage, dest)
         (root()/f'figures/_failed/{e.name}.ipynb').unlink(missing_ok=True)
-        return Outcome(e.name, time.time() - start)
-    except MedfolioError as err: return Outcome(e.name, time.time() - start, str(err))
+        return ended()
+    except MedfolioError as err: return ended(str(err))
     finally:
         if stage: shutil.rmtree(stage, ignore_errors=True)
 
@@ -126,8 +132,8 @@ def _detail(e, stage, bad):
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stage/'notebook.ipynb', kept)
         where = f'executed so far: {kept.relative_to(root())}\n'
-    cell = f'cell {bad["cell"]} of {e.path.name}:\n{bad["source"]}\n\n' if bad['cell'] is not None else ''
-    return f'{cell}{bad["traceback"]}\n{where}'
+    cell = f'cell {bad["cell"]} of {e.path.name}:\n{bad["source"]}\n\n'
+    return f'{cell if bad["cell"] is not None else ""}{bad["traceback"]}\n{where}'
 
 # %% ../nbs/07_paper.ipynb #ef7c90dc
 def schedule(
@@ -142,7 +148,8 @@ def schedule(
 
     def step(pool):
         busy = todo.keys() | {e.name for e in running.values()}
-        for e in [e for e in todo.values() if not set(e.needs) & busy][:jobs - len(running)]:
+        ready = [e for e in todo.values() if not set(e.needs) & busy]
+        for e in ready[:jobs - len(running)]:
             on_start(todo.pop(e.name)); running[pool.submit(work, e)] = e
         for f in wait(running, return_when=FIRST_COMPLETED).done:
             e = running.pop(f); out.append(f.result()); on_end(e, out[-1])
@@ -171,7 +178,8 @@ def expected(
 ) -> float:
     "Seconds that these runs took the last time, added up"
     good, _ = records()
-    return sum(good[e.name]['time']['wall_s'] if e.name in good else default for e in entries)
+    took = {n: r['time']['wall_s'] for n, r in good.items()}
+    return sum(took.get(e.name, default) for e in entries)
 
 # %% ../nbs/07_paper.ipynb #bd454ded
 def _minutes(seconds):
@@ -181,19 +189,23 @@ def _minutes(seconds):
 class Progress:
     "Names the runs in progress, how many are left, and the time they should take"
     def __init__(self, entries, jobs, console):
-        from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich import progress as p
         self.left, self.now, self.jobs, self.console = dict(entries), [], jobs, console
-        columns = SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn()
-        self.bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+        text = p.TextColumn('{task.description}')
+        columns = p.SpinnerColumn(), text, p.BarColumn(), p.TimeElapsedColumn()
+        self.bar = p.Progress(*columns, console=console, transient=True,
+                              disable=not console.is_terminal)
         self.task = self.bar.add_task(self.says(), total=len(entries))
 
     def says(self):
         left = _minutes(expected(self.left.values()) / self.jobs)
-        return f'{", ".join(self.now) or "starting"} · {len(self.left)} left, about {left}'
+        now = ', '.join(self.now) or 'starting'
+        return f'{now} · {len(self.left)} left, about {left}'
 
     def start(self, e):
         self.now.append(e.name)
-        if not self.console.is_terminal: self.console.print(f'{e.name}: running ({self.says()})')
+        if not self.console.is_terminal:
+            self.console.print(f'{e.name}: running ({self.says()})')
         self.bar.update(self.task, description=self.says())
 
     def end(self, e, outcome):
@@ -205,7 +217,8 @@ class Progress:
 # %% ../nbs/07_paper.ipynb #6639be44
 def destination(e: Entry, smoke: bool = False, out=None) -> Path:
     "The folder a run's result goes to"
-    return Path(out).resolve()/e.name if out else root()/'figures'/('_smoke' if smoke else '')/e.name
+    if out: return Path(out).resolve()/e.name
+    return root()/'figures'/('_smoke' if smoke else '')/e.name
 
 
 def make_runs(
@@ -222,4 +235,5 @@ def make_runs(
     abort = lambda: [worker.stdin.close() for worker in started]
     with only_one():
         recover(root()/'figures')
-        with progress.bar: return schedule(entries, work, jobs, progress.start, progress.end, abort)
+        with progress.bar:
+            return schedule(entries, work, jobs, progress.start, progress.end, abort)
