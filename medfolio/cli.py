@@ -156,7 +156,7 @@ def _check(entries, words):
     _console().print(f'{len(words) - len(late)} of {len(words)} runs are fresh; '
                      'no `paper` run is stale')
 
-# %% ../nbs/10_cli.ipynb #8b1a82be
+# %% ../nbs/10_cli.ipynb #f3ff858a
 All = _flag('--all', 'the `full` tier too: seeds, ablations, families')
 Only = Annotated[str, typer.Option(metavar='PATTERN',
                                    help='only runs or notebooks of this pattern')]
@@ -172,9 +172,10 @@ Smoke = _flag('--smoke', 'rehearse every run; keep nothing')
 def paper(all_: All = False, only: Only = '*', jobs: Jobs = 1, check: Check = False,
           smoke: Smoke = False):
     "Make every run that is not fresh, then the numbers in notebooks and README."
-    from medfolio.paper import make_runs, to_make
+    from medfolio.paper import make_runs, tidy, to_make
     entries = plan()
     if check: return _check(entries, states(entries))
+    tidy()
     chosen = select(entries, ('paper', 'full') if all_ else ('paper',), only)
     todo = chosen if smoke else to_make(chosen, states(chosen))
     if todo: _report(make_runs(todo, _console(), jobs, smoke))
@@ -206,7 +207,7 @@ def _builder():
     spec.loader.exec_module(module)
     return module
 
-# %% ../nbs/10_cli.ipynb #1be2f298
+# %% ../nbs/10_cli.ipynb #a560fae2
 def _serve(folder, port):
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -226,8 +227,7 @@ def site(serve: Serve = False, port: Port = 8000):
     "Build the site in _site/ from the notebooks and the records."
     late = {n: w for n, w in states(plan()).items() if w[0] != 'fresh'}
     badges = {n: f'{word}: {why}' if why else word for n, (word, why) in late.items()}
-    try: out = _builder().build(root(), badges=badges)
-    except RuntimeError as e: raise MedfolioError(str(e)) from None
+    out = _builder().build(root(), badges=badges)
     _console().print(f'the site is in {os.path.relpath(out)}/index.html')
     if serve: _serve(out, port)
 

@@ -205,7 +205,7 @@ def write_atomic(
         if tmp: Path(tmp).unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #dab29e6b
+# %% ../nbs/00_core.ipynb #12248d56
 def new_stage(
     dest,  # the folder that the result shall become
 ) -> Path:
@@ -222,7 +222,8 @@ def publish(stage, dest):
     "Let the folder `stage` take the place of `dest`"
     old = dest.with_name(f'.{dest.name}.old')
     try:
-        if dest.exists(): os.rename(dest, old)
+        if dest.exists():
+            shutil.rmtree(old, ignore_errors=True); os.rename(dest, old)
         os.chmod(stage, 0o755); os.rename(stage, dest)
     except OSError as e:
         raise MedfolioError(f'cannot write {dest}: {e.strerror}') from e
