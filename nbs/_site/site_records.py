@@ -60,6 +60,8 @@ def metric_rows(metrics):
 def flat(d, prefix=''):
     "Nested dictionaries as (key · key, value)"
     for k, v in d.items():
+        if isinstance(v, list) and all(isinstance(o, dict) for o in v):
+            v = {o.get('name', i): o.get('file', o) for i, o in enumerate(v)}
         if isinstance(v, dict): yield from flat(v, f'{prefix}{k} · ')
         else: yield f'{prefix}{k}', v
 
