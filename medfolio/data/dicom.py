@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['RLE', 'stored_values', 'stream_size', 'rescale', 'unwrap', 'is_padding', 'padding_range', 'read_hu', 'to_hu']
 
-# %% ../../nbs/data/01_dicom.ipynb #c9243afa
+# %% ../../nbs/data/01_dicom.ipynb #932e1802
 import io, struct
 import numpy as np
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from scipy import ndimage
 from ..core import MedfolioError
-from .header import (DEFLATED, NATIVE, SEQUENCES, expected_bytes, functional_group,
-    number, parse, read_header, read_whole, scan_headers, to_header)
+from .header import (DEFLATED, NATIVE, SEQUENCES, expected_bytes,
+    functional_group, number, parse, read_header, read_whole, scan_headers, to_header)
 
 # %% ../../nbs/data/01_dicom.ipynb #ae15d8de
 def stored_values(
@@ -35,21 +35,20 @@ def stored_values(
     v = (v ^ 1 << bits - 1) - (1 << bits - 1)
     return v, odd & ~((above == full) & (v < 0))
 
-# %% ../../nbs/data/01_dicom.ipynb #111efb78
+# %% ../../nbs/data/01_dicom.ipynb #0a8784f6
 def _native(ds, h, limit):
     "Containers of uncompressed pixels"
     data, n = ds.PixelData, expected_bytes(h, limit)
-    if len(data) < n: raise MedfolioError(f'{len(data)} bytes of pixels where {n} are due')
-    row = h['columns'] * h['allocated'] // 8
-    if len(data) - n > 1 and (len(data) - n >= row or any(data[n:])):
+    row, extra = h['columns'] * h['allocated'] // 8, len(data) - n
+    if extra < 0 or extra > 1 and (extra >= row or any(data[n:])):
         raise MedfolioError(f'{len(data)} bytes of pixels where {n} are due')
-    wide = h['allocated'] == 16
-    if NATIVE.get(h['syntax']) == '>' and not wide and ds.get_item('PixelData').VR == 'OW':
-        data, n = np.frombuffer(data, '>u2').astype('<u2').tobytes(), n
-    kind = (NATIVE.get(h['syntax'], '<') + 'u2') if wide else 'u1'
+    order, wide = NATIVE.get(h['syntax'], '<'), h['allocated'] == 16
+    if order == '>' and not wide and ds.get_item('PixelData').VR == 'OW':
+        data = np.frombuffer(data, '>u2').astype('<u2').tobytes()
+    kind = order + 'u2' if wide else 'u1'
     return np.frombuffer(data[:n], kind).astype(kind[-2:])
 
-# %% ../../nbs/data/01_dicom.ipynb #680c218f
+# %% ../../nbs/data/01_dicom.ipynb #8fbd0ff5
 def stream_size(
     b: bytes,  # JPEG, JPEG-LS or JPEG 2000
 ) -> tuple:
@@ -67,38 +66,54 @@ def stream_size(
     raise MedfolioError('the compressed stream has no picture header')
 
 
-def _decoded(ds, h, limit):
-    "Containers of compressed pixels"
-    expected_bytes(h, limit)
-    n = h['frames']
-    try: decoder = get_decoder(h['syntax'])
-    except NotImplementedError as e: raise MedfolioError('an unknown transfer syntax') from e
-    if not decoder.is_available: raise MedfolioError(f'no decoder here for {decoder.UID.name}')
-    try: frames = list(generate_frames(ds.PixelData, number_of_frames=n))
-    except Exception as e: raise MedfolioError('the compressed frames are damaged') from e
-    if len(frames) != n: raise MedfolioError(f'{len(frames)} frames where {n} are due')
-    if h['syntax'] != RLE:
-        if h['high'] != h['bits'] - 1: raise MedfolioError('compressed bits out of place')
-        for b in frames: _check_stream(b, h)
-    try: a = _pydicom_pixels(decoder, ds, h)
-    except Exception as e: raise MedfolioError('its compressed pixels cannot be decoded') from e
-    if a.size != n * h['rows'] * h['columns'] or a.itemsize > 2:
-        raise MedfolioError('the decoder returned another size')
-    return a.view(f'u{a.itemsize}')
-
-
-RLE = '1.2.840.10008.1.2.5'
-
-
 def _check_stream(b, h):
+    "Refuse a compressed stream without its end, or of another size than the header's"
     if not b.rstrip(b'\0\xff').endswith(b'\xff\xd9'):  # 0 and 255 may fill
         raise MedfolioError('the compressed stream is cut short')
     if (size := stream_size(b)) != (h['rows'], h['columns']):
         raise MedfolioError('the compressed stream is {} × {}'.format(*size))
 
+# %% ../../nbs/data/01_dicom.ipynb #47b474f1
+RLE = '1.2.840.10008.1.2.5'
+
+
+def _decoder(syntax):
+    "pydicom's decoder for a transfer syntax, with at least one plugin installed"
+    try: decoder = get_decoder(syntax)
+    except NotImplementedError as e:
+        raise MedfolioError('an unknown transfer syntax') from e
+    if decoder.is_available: return decoder
+    raise MedfolioError(f'no decoder here for {decoder.UID.name}')
+
+
+def _frames(ds, h):
+    "The compressed frames, as many as the header says"
+    n = h['frames']
+    try: frames = list(generate_frames(ds.PixelData, number_of_frames=n))
+    except Exception as e:
+        raise MedfolioError('the compressed frames are damaged') from e
+    if len(frames) == n: return frames
+    raise MedfolioError(f'{len(frames)} frames where {n} are due')
+
+# %% ../../nbs/data/01_dicom.ipynb #ba930c6b
+def _decoded(ds, h, limit):
+    "Containers of compressed pixels"
+    expected_bytes(h, limit)
+    decoder, frames = _decoder(h['syntax']), _frames(ds, h)
+    if h['syntax'] != RLE:
+        if h['high'] != h['bits'] - 1:
+            raise MedfolioError('compressed bits out of place')
+        for b in frames: _check_stream(b, h)
+    try: a = _pydicom_pixels(decoder, ds, h)
+    except Exception as e:
+        raise MedfolioError('its compressed pixels cannot be decoded') from e
+    if a.size != len(frames) * h['rows'] * h['columns'] or a.itemsize > 2:
+        raise MedfolioError('the decoder returned another size')
+    return a.view(f'u{a.itemsize}')
+
 
 def _pydicom_pixels(decoder, ds, h):
-    "Decoded pixels, by whichever of pydicom's decoders is installed"
+    "Decoded pixels of all frames, flat"
     return decoder.as_array(
         ds.PixelData, raw=True, rows=h['rows'], columns=h['columns'],
         number_of_frames=h['frames'], samples_per_pixel=1,
@@ -149,7 +164,7 @@ def is_padding(
               for p in pad.reshape(-1, *pad.shape[-2:])]
     return np.stack(planes).reshape(pad.shape)
 
-# %% ../../nbs/data/01_dicom.ipynb #106fd299
+# %% ../../nbs/data/01_dicom.ipynb #6de02b50
 def _frame_scale(ds, h):
     "Slope and intercept, per frame where the file has them per frame"
     if h['frames'] == 1 or SEQUENCES[1] not in ds: return h['slope'], h['intercept']
@@ -159,13 +174,17 @@ def _frame_scale(ds, h):
         out.append([number(g, 'RescaleSlope', h['slope']),
                     number(g, 'RescaleIntercept', h['intercept'])])
     s, b = np.array(out).T.reshape(2, -1, 1, 1)
-    return (h['slope'], h['intercept']) if (s == s[0]).all() and (b == b[0]).all() else (s, b)
+    same = (s == s[0]).all() and (b == b[0]).all()
+    return (s.item(0), b.item(0)) if same else (s, b)
 
 
-def padding_range(h):
+def padding_range(
+    h: dict,  # header
+) -> tuple:
     "The stored values that mean padding, smallest and largest"
-    ends = [int(h[k]) & (1 << h['allocated']) - 1 for k in ('padding', 'padding_limit')]
-    v = stored_values(np.array(ends, f"u{h['allocated']//8}"), h['bits'], h['high'], h['signed'])[0]
+    mask, kind = (1 << h['allocated']) - 1, f"u{h['allocated']//8}"
+    ends = np.array([int(h[k]) & mask for k in ('padding', 'padding_limit')], kind)
+    v = stored_values(ends, h['bits'], h['high'], h['signed'])[0]
     return int(v.min()), int(v.max())
 
 
@@ -179,26 +198,32 @@ def _stored(ds, h, c):
         raise MedfolioError(f"bits beyond the {h['bits']} declared ones are in use")
     return v
 
-# %% ../../nbs/data/01_dicom.ipynb #ded67aa3
+# %% ../../nbs/data/01_dicom.ipynb #0cfd22e0
 def read_hu(
     path,
     air: int = -1000,  # HU for pixels that hold the padding value
     limit: int = 2**30,  # bytes; what is larger, or becomes larger, is refused
 ) -> tuple:
-    "Pixels (int16; rows × columns, or frames first) in Hounsfield units, and the header"
+    "Pixels in Hounsfield units (int16, frames first if several), and the header"
     data = read_whole(path, limit)
     ds, syntax = parse(io.BytesIO(data), limit)
     h = to_header(ds, syntax)
     if 'PixelData' not in ds: raise MedfolioError('no pixel data')
-    if not isinstance(ds.PixelData, bytes): raise MedfolioError('the pixel data is not bytes')
+    if not isinstance(ds.PixelData, bytes):
+        raise MedfolioError('the pixel data is not bytes')
     c = (_native if syntax in NATIVE or syntax == DEFLATED else _decoded)(ds, h, limit)
     v = _stored(ds, h, c.reshape(h['frames'], h['rows'], h['columns']))
     hu = to_hu(v, h, *_frame_scale(ds, h), air)
     return (hu if h['frames'] > 1 else hu[0]), h
 
-
-def to_hu(v, h, slope, intercept, air=-1000):
-    "Stored values -> int16 in the header's units; what was done is counted in the header"
+# %% ../../nbs/data/01_dicom.ipynb #924ec900
+def to_hu(
+    v: np.ndarray,  # stored values, frames first
+    h: dict,  # header
+    slope, intercept,  # numbers, or one for each frame
+    air: int = -1000,  # HU for padding
+) -> np.ndarray:
+    "Stored values -> int16 in the header's units; the header counts what was done"
     if h['inverted'] and h['units'] != 'HU':
         v = (-1 if h['signed'] else (1 << h['bits']) - 1) - v
     pad = None if h['padding'] is None or h['units'] != 'HU' else padding_range(h)
@@ -212,5 +237,6 @@ def to_hu(v, h, slope, intercept, air=-1000):
         raise MedfolioError(f"{h['clipped']} of {hu.size} pixels do not fit int16")
     if h['units'] == 'HU' and (hu.min() < -4096 or hu.max() > 4096):
         share = np.count_nonzero((hu < -4096) | (hu > 4096)) / hu.size
-        if share > .1: raise MedfolioError(f'not HU: {share:.0%} of the pixels beyond ±4096')
+        if share > .1:
+            raise MedfolioError(f'not HU: {share:.0%} of the pixels beyond ±4096')
     return hu

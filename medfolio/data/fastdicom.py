@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['LITTLE', 'read_offset', 'to_hu_inplace', 'DicomFiles', 'index_files']
 
-# %% ../../nbs/data/08_fastdicom.ipynb #da5e8172
+# %% ../../nbs/data/08_fastdicom.ipynb #5b04ea10
 import os, struct
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from numba import njit
 from ..core import MedfolioError
-from .header import TAGS, expected_bytes, at_rest, parse, scan_headers, to_header
+from .header import (TAGS, at_rest, expected_bytes, parse,
+                                  scan_headers, to_header)
 from .dicom import padding_range, read_hu
 
-# %% ../../nbs/data/08_fastdicom.ipynb #9540015a
-LITTLE = {'1.2.840.10008.1.2': 8, '1.2.840.10008.1.2.1': 12}  # bytes of a pixel element's tag
+# %% ../../nbs/data/08_fastdicom.ipynb #e0f41301
+LITTLE = {'1.2.840.10008.1.2': 8, '1.2.840.10008.1.2.1': 12}  # bytes before the pixels
 
 
 def _unusual(h):
@@ -23,14 +24,15 @@ def _unusual(h):
     if h['syntax'] not in LITTLE: return 'not uncompressed little-endian'
     if h['allocated'] != 16 or h['high'] != h['bits'] - 1: return 'unusual bits'
     if h['frames'] > 1 or h['units'] != 'HU': return 'not a CT slice'
-    if h['slope'] != 1 or h['intercept'] % 1 or abs(h['intercept']) > 9999: return 'rescale'
-    if h['bits'] == 12 and not h['signed'] and h['intercept'] > -100: return 'may have wrapped'
-    if h['padding'] is not None and padding_range(h)[1] + h['intercept'] > -900: return 'padding'
-    return ''
+    b = h['intercept']
+    if h['slope'] != 1 or b % 1 or abs(b) > 9999: return 'rescale'
+    if h['bits'] == 12 and not h['signed'] and b > -100: return 'may have wrapped'
+    pads = h['padding'] is not None and padding_range(h)[1] + b > -900
+    return 'padding that tissue may have' if pads else ''
 
 
 def read_offset(path, limit: int = 2**30) -> dict:
-    "`read_header`, and where the pixels are: `offset`, `why` not, `size` and `stamp` of the file"
+    "`read_header`, and where the pixels are: `offset`, `size`, `stamp`, `why` not"
     with at_rest(path, limit) as f:
         ds, syntax = parse(f, limit, stop_before_pixels=True, specific_tags=TAGS)
         h, s = to_header(ds, syntax), os.fstat(f.fileno())
@@ -39,9 +41,11 @@ def read_offset(path, limit: int = 2**30) -> dict:
             tag = f.read(LITTLE[syntax])
             offset = f.tell()
             ok = tag[:4] == b'\xe0\x7f\x10\0' and struct.unpack('<I', tag[-4:])[0] == n
-            if not ok or offset + n != s.st_size: why = 'pixels not last, or of another length'
+            if not ok or offset + n != s.st_size:
+                why = 'pixels not last, or of another length'
     lo, hi = padding_range(h) if h['padding'] is not None else (1, 0)
-    return h | dict(offset=offset, why=why, size=s.st_size, stamp=s.st_mtime_ns, lo=lo, hi=hi)
+    return h | dict(offset=offset, why=why, lo=lo, hi=hi,
+                    size=s.st_size, stamp=s.st_mtime_ns)
 
 # %% ../../nbs/data/08_fastdicom.ipynb #b08e63da
 @njit(nogil=True)
@@ -77,7 +81,7 @@ def to_hu_inplace(
     _shift(x, lo, hi, intercept, air)
     return True
 
-# %% ../../nbs/data/08_fastdicom.ipynb #75bf7791
+# %% ../../nbs/data/08_fastdicom.ipynb #951f81e9
 class DicomFiles:
     "Slices in DICOM files, gathered as batches of Hounsfield units"
     def __init__(self,
@@ -102,15 +106,16 @@ class DicomFiles:
     ) -> np.ndarray:
         "The slices at `rows`"
         out = np.empty((len(rows), *self.shape), np.int16) if out is None else out
-        if out.dtype != np.int16 or out.shape != (len(rows), *self.shape) or \
-                not out.flags.c_contiguous: raise MedfolioError('`out` has another form')
+        fits = out.dtype == np.int16 and out.shape == (len(rows), *self.shape)
+        if not (fits and out.flags.c_contiguous):
+            raise MedfolioError('`out` has another form')
         for x, i in zip(out, rows):
             if not (self.fast[i] and self._read(i, x)): x[:] = self._careful(i)
         return out
 
-# %% ../../nbs/data/08_fastdicom.ipynb #e1511a30
+# %% ../../nbs/data/08_fastdicom.ipynb #da98afca
 def _read_in_place(path, offset, n, x):
-    "`n` bytes at `offset` into `x`, and the file's size and date afterwards; None on trouble"
+    "`n` bytes at `offset` into `x`; the file's size and date afterwards, or None"
     try: fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
     except OSError: return None
     try:
@@ -141,5 +146,5 @@ def index_files(
     paths,
     workers: int = 1,  # processes
 ) -> tuple:
-    "What `DicomFiles` needs to know of each file, and a table of the files without a header"
+    "What `DicomFiles` needs to know of each file, and a table of those refused"
     return scan_headers(paths, workers, read_offset)

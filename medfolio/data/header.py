@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from ..core import MedfolioError
 
-# %% ../../nbs/data/00_header.ipynb #718d2b30
+# %% ../../nbs/data/00_header.ipynb #5b4442a1
 TICK = 10_000_000  # ns; the coarsest clock that dates files on Linux
 
 
@@ -28,7 +28,7 @@ def _settled(fd):
         time.sleep((TICK - age) / 1e9)
     raise MedfolioError('the file is being written')
 
-
+# %% ../../nbs/data/00_header.ipynb #989f3141
 @contextmanager
 def at_rest(
     path,
@@ -40,7 +40,8 @@ def at_rest(
     try:
         s = os.fstat(fd)
         if not stat.S_ISREG(s.st_mode): raise MedfolioError('not a regular file')
-        if not 0 < s.st_size <= limit: raise MedfolioError(f'a file of {s.st_size} bytes')
+        if not 0 < s.st_size <= limit:
+            raise MedfolioError(f'a file of {s.st_size} bytes')
         before = _settled(fd)
         with os.fdopen(fd, 'rb', closefd=False) as f: yield f
         after = os.fstat(fd)
@@ -53,7 +54,7 @@ def read_whole(path, limit: int = 2**30) -> bytes:
     "The bytes of a regular file that did not change while it was read"
     with at_rest(path, limit) as f: return f.read()
 
-# %% ../../nbs/data/00_header.ipynb #e84deeac
+# %% ../../nbs/data/00_header.ipynb #9dbc3a23
 DEFLATED = '1.2.840.10008.1.2.1.99'
 
 
@@ -67,7 +68,11 @@ def _check_inflate(data, limit):
     if not z.eof: raise MedfolioError('the deflated data is cut short')
 
 
-def parse(f, limit, **kw):
+def parse(
+    f,  # an open file
+    limit: int,  # bytes, inflated
+    **kw,  # for `pydicom.dcmread`
+) -> tuple:
     "The data set in the open file `f` and its transfer syntax"
     start = f.read(1024)
     if start[128:132] != b'DICM': raise MedfolioError('not DICOM: no DICM prefix')
@@ -81,7 +86,7 @@ def parse(f, limit, **kw):
     if not syntax: raise MedfolioError('the transfer syntax is missing')
     return ds, syntax
 
-# %% ../../nbs/data/00_header.ipynb #07e54ce2
+# %% ../../nbs/data/00_header.ipynb #7730e05d
 _BINARY = dict(US='u2', SS='i2', UL='u4', SL='i4', FL='f4', FD='f8')
 
 
@@ -95,12 +100,14 @@ def _values(ds, name):
         return [str(o) for o in e.value] if e.VM > 1 else [str(e.value)]
     if vr in _BINARY:
         kind = ('<' if e.is_little_endian else '>') + _BINARY[vr]
-        if len(e.value) % int(kind[2]): raise MedfolioError(f'{name} has a broken length')
+        if len(e.value) % int(kind[2]):
+            raise MedfolioError(f'{name} has a broken length')
         return np.frombuffer(e.value, kind).tolist()
-    if known in _BINARY and vr not in ('IS', 'DS'): raise MedfolioError(f'{name} has VR {vr}')
+    if known in _BINARY and vr not in ('IS', 'DS'):
+        raise MedfolioError(f'{name} has VR {vr}')
     return [o.strip(' \0') for o in e.value.decode('latin-1').split('\\')]
 
-
+# %% ../../nbs/data/00_header.ipynb #9f3f84d9
 def _text(ds, name): return str((_values(ds, name) or [''])[0])
 
 
@@ -112,29 +119,40 @@ def _numbers(ds, name, n=None, whole=False):
     except ValueError: raise MedfolioError(f'{name} is not a number') from None
     if not all(map(math.isfinite, v)): raise MedfolioError(f'{name} is not finite')
     if n and len(v) != n: raise MedfolioError(f'{name} has {len(v)} values, not {n}')
-    if whole and any(o != int(o) for o in v): raise MedfolioError(f'{name} is not whole')
+    if whole and any(o != int(o) for o in v):
+        raise MedfolioError(f'{name} is not whole')
     return [int(o) for o in v] if whole else v
 
 
-def number(ds, name, default=None, whole=False):
+def number(
+    ds,  # a pydicom data set
+    name: str,  # keyword of the element
+    default=None,
+    whole: bool = False,  # refuse fractions
+):
     "One finite number, or `default` where the element is absent"
     v = _numbers(ds, name, 1, whole)
     return default if v is None else v[0]
 
-# %% ../../nbs/data/00_header.ipynb #47ec865b
+# %% ../../nbs/data/00_header.ipynb #bbf78707
 SEQUENCES = ['SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
 IDS = dict(patient='PatientID', study='StudyInstanceUID', series='SeriesInstanceUID',
            sop='SOPInstanceUID', modality='Modality')
-GRID = dict(rows='Rows', columns='Columns', allocated='BitsAllocated', bits='BitsStored',
-            high='HighBit', samples='SamplesPerPixel', signed='PixelRepresentation')
+GRID = dict(rows='Rows', columns='Columns', allocated='BitsAllocated',
+            bits='BitsStored', high='HighBit', samples='SamplesPerPixel',
+            signed='PixelRepresentation')
 TAGS = [*IDS.values(), *GRID.values(), *SEQUENCES, 'ImageType', 'InstanceNumber',
         'NumberOfFrames', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness',
         'GantryDetectorTilt', 'ImagePositionPatient', 'ImageOrientationPatient',
         'RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth',
         'PixelPaddingValue', 'PixelPaddingRangeLimit', 'ModalityLUTSequence']
 
-
-def functional_group(ds, name, frame=0):
+# %% ../../nbs/data/00_header.ipynb #50160a5a
+def functional_group(
+    ds,  # a pydicom data set
+    name: str,  # keyword of the group's sequence
+    frame: int = 0,
+):
     "The functional group `name` of a frame; the data set itself where there is none"
     for seq, i in zip(SEQUENCES[::-1], (frame, 0)):
         items = ds.get(seq) or []
@@ -145,9 +163,10 @@ def functional_group(ds, name, frame=0):
 def _geometry(ds, frame=0):
     "Spacing, orientation and position of a frame; None where absent"
     of = partial(functional_group, ds, frame=frame)
+    orient, place = of('PlaneOrientationSequence'), of('PlanePositionSequence')
     g = dict(spacing=_numbers(of('PixelMeasuresSequence'), 'PixelSpacing', 2),
-             orientation=_numbers(of('PlaneOrientationSequence'), 'ImageOrientationPatient', 6),
-             position=_numbers(of('PlanePositionSequence'), 'ImagePositionPatient', 3), z=None)
+             orientation=_numbers(orient, 'ImageOrientationPatient', 6),
+             position=_numbers(place, 'ImagePositionPatient', 3), z=None)
     if g['spacing'] and not all(1e-3 < o < 100 for o in g['spacing']):
         raise MedfolioError('PixelSpacing is not a size in mm')
     if o := g['orientation']:
@@ -157,8 +176,11 @@ def _geometry(ds, frame=0):
         if g['position']: g['z'] = float(np.cross(u, v) @ g['position'])
     return g
 
-# %% ../../nbs/data/00_header.ipynb #246365bf
-def to_header(ds, syntax):
+# %% ../../nbs/data/00_header.ipynb #63fbb1dd
+def to_header(
+    ds,  # a pydicom data set
+    syntax: str,  # its transfer syntax
+) -> dict:
     "The whitelisted header of a data set, checked"
     h = {k: _text(ds, t) for k, t in IDS.items()}
     h |= {k: number(ds, t, None, True) for k, t in GRID.items()}
@@ -168,10 +190,12 @@ def to_header(ds, syntax):
     h['image_type'] = '\\'.join(map(str, (_values(ds, 'ImageType') or [])[:3]))
     h['instance'] = number(ds, 'InstanceNumber', None, True)
     h |= _geometry(ds)
-    h['thickness'] = number(functional_group(ds, 'PixelMeasuresSequence'), 'SliceThickness')
+    measures = functional_group(ds, 'PixelMeasuresSequence')
+    h['thickness'] = number(measures, 'SliceThickness')
     h['tilt'] = number(ds, 'GantryDetectorTilt', 0.)
     scale = functional_group(ds, 'PixelValueTransformationSequence')
-    h['slope'], h['intercept'] = number(scale, 'RescaleSlope'), number(scale, 'RescaleIntercept')
+    h['slope'] = number(scale, 'RescaleSlope')
+    h['intercept'] = number(scale, 'RescaleIntercept')
     voi = functional_group(ds, 'FrameVOILUTSequence')
     h['center'] = (_numbers(voi, 'WindowCenter') or [None])[0]
     h['width'] = (_numbers(voi, 'WindowWidth') or [None])[0]
@@ -181,14 +205,16 @@ def to_header(ds, syntax):
     _check(h, 'ModalityLUTSequence' in ds)
     return h
 
-# %% ../../nbs/data/00_header.ipynb #e2bdd0e4
+# %% ../../nbs/data/00_header.ipynb #40325e6b
 def _check(h, lut):
     "Refuse what cannot become one grey value a pixel, with the reason"
-    if not h['rows'] or not h['columns']: raise MedfolioError('no picture: no rows and columns')
+    if not h['rows'] or not h['columns']:
+        raise MedfolioError('no picture: no rows and columns')
     if h['samples'] != 1: raise MedfolioError(f"colour: {h['samples']} samples a pixel")
     if h['photometric'] not in ('MONOCHROME1', 'MONOCHROME2'):
         raise MedfolioError('not grey-scale, by its photometric interpretation')
-    if h['allocated'] not in (8, 16): raise MedfolioError(f"{h['allocated']} bits a pixel")
+    if h['allocated'] not in (8, 16):
+        raise MedfolioError(f"{h['allocated']} bits a pixel")
     bits, high = h['bits'], h['high']
     if bits is None or high is None or not 1 < bits <= high + 1 <= h['allocated']:
         raise MedfolioError(f'{bits} bits that end at bit {high} do not fit')
@@ -202,7 +228,7 @@ def _check(h, lut):
     if h['slope'] == 0: raise MedfolioError('the rescale slope is 0')
     h['inverted'] = h['photometric'] == 'MONOCHROME1'
 
-# %% ../../nbs/data/00_header.ipynb #81e31c20
+# %% ../../nbs/data/00_header.ipynb #8e37e541
 def read_header(
     path,
     limit: int = 2**30,  # bytes; larger files are refused
@@ -220,19 +246,24 @@ NATIVE = {'1.2.840.10008.1.2': '<', '1.2.840.10008.1.2.1': '<',
           '1.2.840.10008.1.2.2': '>'}
 
 
-def expected_bytes(h, limit):
+def expected_bytes(
+    h: dict,  # header
+    limit: int,  # bytes; more is refused
+) -> int:
     "The bytes that the pixels fill when they are not compressed"
     n = h['rows'] * h['columns'] * h['frames'] * h['allocated'] // 8
-    if n > limit: raise MedfolioError(f"{h['rows']} × {h['columns']} × {h['frames']} is absurd")
+    if n > limit:
+        raise MedfolioError(f"{h['rows']} × {h['columns']} × {h['frames']} is absurd")
     return n
 
-# %% ../../nbs/data/00_header.ipynb #18e876c9
+# %% ../../nbs/data/00_header.ipynb #db4a90c3
 def _scan_one(path, read):
     "(header, None) or (None, reject) of one path"
     try: return dict(path=str(path)) | read(path), None
     except Exception as e:
         why = str(e) if isinstance(e, MedfolioError) else 'unexpected: please report'
-        return None, dict(file=str(path), reason=why, exception=type(e.__cause__ or e).__name__)
+        kind = type(e.__cause__ or e).__name__
+        return None, dict(file=str(path), reason=why, exception=kind)
 
 
 def scan_headers(
@@ -244,7 +275,9 @@ def scan_headers(
     paths, one = list(paths), partial(_scan_one, read=read)
     if workers > 1 and len(paths) > 1:
         with ProcessPoolExecutor(workers) as pool:
-            out = list(pool.map(one, paths, chunksize=max(1, min(64, len(paths)//workers))))
+            chunk = max(1, min(64, len(paths)//workers))
+            out = list(pool.map(one, paths, chunksize=chunk))
     else: out = [one(p) for p in paths]
-    rejects = pd.DataFrame([r for _, r in out if r], columns=['file', 'reason', 'exception'])
+    columns = ['file', 'reason', 'exception']
+    rejects = pd.DataFrame([r for _, r in out if r], columns=columns)
     return pd.DataFrame([h for h, _ in out if h]), rejects

@@ -10,7 +10,7 @@ import math
 import numpy as np, pandas as pd
 from ..core import MedfolioError
 
-# %% ../../nbs/data/01_series.ipynb #7e279ae6
+# %% ../../nbs/data/01_series.ipynb #491a69d8
 def _reject(df, reason):
     "Rows of `df` as a table of rejects"
     return pd.DataFrame(dict(file=df['path'], reason=reason, exception='MedfolioError'))
@@ -19,7 +19,8 @@ def _reject(df, reason):
 def _stack_keys(df):
     "For each slice, what the slices of one stack have in common"
     o = np.round(np.array(df['orientation'].tolist(), float).reshape(-1, 6), 2) + 0.
-    return pd.Series(list(map(tuple, np.c_[o, df['rows'], df['columns']])), df.index, object)
+    keys = map(tuple, np.c_[o, df['rows'], df['columns']])
+    return pd.Series(list(keys), df.index, object)
 
 
 def sort_slices(
@@ -36,7 +37,7 @@ def sort_slices(
     df = df[~odd].sort_values(['z', 'instance', 'path'], kind='stable')
     return df.reset_index(drop=True), pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/data/01_series.ipynb #bd6515ad
+# %% ../../nbs/data/01_series.ipynb #13cc5a2d
 def stack_tilt(
     position: np.ndarray,  # n × 3, sorted along the normal
     orientation,  # six direction cosines
@@ -52,18 +53,19 @@ def stack_tilt(
 def describe(
     df: pd.DataFrame,  # slices sorted by `sort_slices`
 ) -> dict:
-    "Spacing (mm), tilt (degrees), gaps, doubles and irregular distances of a sorted stack"
+    "Spacing (mm), tilt (degrees), gaps, doubles and jitter (mm) of a sorted stack"
     z, n = df['z'].to_numpy(float), len(df)
     step = np.diff(z)
     spacing = float(np.median(step[step > .01])) if (step > .01).any() else math.nan
     gap = np.flatnonzero(step > 1.5 * spacing)
     missing = [int(round(step[i] / spacing)) - 1 for i in gap]
-    twice = np.flatnonzero(step < .1 * spacing) + 1 if n > 1 and spacing == spacing else \
-        np.arange(1, n)
+    near = .1 * spacing if spacing == spacing else math.inf  # all at one place
+    twice = np.flatnonzero(step < near) + 1
     double = sorted({*twice.tolist(), *np.flatnonzero(df['sop'].duplicated()).tolist()})
     regular = step[(step >= .1 * spacing) & (step <= 1.5 * spacing)]
-    return dict(slices=n, spacing=spacing, jitter=float(np.ptp(regular)) if len(regular) else 0.,
-                tilt=stack_tilt(df['position'].tolist(), df['orientation'].iloc[0]) if n else 0.,
+    tilt = stack_tilt(df['position'].tolist(), df['orientation'].iloc[0]) if n else 0.
+    return dict(slices=n, spacing=spacing, tilt=tilt,
+                jitter=float(np.ptp(regular)) if len(regular) else 0.,
                 gaps=[(float(z[i]), float(z[i+1]), m) for i, m in zip(gap, missing)],
                 missing=sum(missing), doubles=df['path'].iloc[double].tolist())
 
