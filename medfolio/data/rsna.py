@@ -164,7 +164,7 @@ def read_submission(
     df.insert(0, 'item', names.to_pandas())
     return df
 
-# %% ../../nbs/data/11_rsna.ipynb #ff0362a6
+# %% ../../nbs/data/11_rsna.ipynb #67239579
 def write_submission(
     path,  # where the table shall stand
     items,  # names of the slices
@@ -189,5 +189,5 @@ def write_submission(
                       np.tile(['_' + k for k in KINDS], len(items)))
     f = pa.BufferOutputStream()
     pcsv.write_csv(pa.table({'ID': ids, 'Label': p.ravel()}), f,
-                   pcsv.WriteOptions(quoting_style='none'))
-    return write_atomic(path, f.getvalue().to_pybytes())
+                   pcsv.WriteOptions(include_header=False, quoting_style='none'))
+    return write_atomic(path, b'ID,Label\n' + f.getvalue().to_pybytes())
