@@ -93,7 +93,7 @@ def _place(stage, dest, names):
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError,
            NotImplementedError, RuntimeError, ValueError)
 
-# %% ../../nbs/data/21_archive.ipynb #69adf4f0
+# %% ../../nbs/data/21_archive.ipynb #322948b5
 def extract(
     archive,  # a zip, or a tar, plain or compressed
     dest,  # the folder to unpack into; made if it is not there
@@ -114,6 +114,7 @@ def extract(
     except MedfolioError as e:
         raise MedfolioError(f'{Path(archive).name}: {e}') from None
     except _DAMAGE as e:
+        why = getattr(e, 'strerror', None) or str(e).split('\n')[0] or type(e).__name__
         raise MedfolioError(f'{Path(archive).name} is damaged, or cannot be unpacked '
-                            f'here: {e or type(e).__name__}') from None
+                            f'here: {why}') from None
     finally: shutil.rmtree(stage, ignore_errors=True)

@@ -51,7 +51,7 @@ def perceptual_hash(
     words = np.packbits(bits, axis=1, bitorder='little').view('<u8').astype(np.uint64)
     return words, a.std((1, 2)) > 1e-6*(high - low)
 
-# %% ../../nbs/data/07_audit.ipynb #407b1ccc
+# %% ../../nbs/data/07_audit.ipynb #637492ae
 @njit(nogil=True, cache=True, inline='always')
 def _ones(v):
     "Bits set in a 64-bit word"
@@ -61,7 +61,7 @@ def _ones(v):
     v = (v + (v >> np.uint64(4))) & np.uint64(0x0f0f0f0f0f0f0f0f)
     return (v * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
-
+# %% ../../nbs/data/07_audit.ipynb #d082b516
 @njit(nogil=True, cache=True)
 def _nearest(a, b, most, who, far):
     "For each row of `b` the nearest of `a` and its distance, if at most `most` bits"

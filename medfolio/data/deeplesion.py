@@ -88,7 +88,7 @@ def _typed(raw, want):
     df['official'] = num('Train_Val_Test').map(SPLITS).fillna('')
     return df
 
-# %% ../../nbs/data/10_deeplesion.ipynb #920cab44
+# %% ../../nbs/data/10_deeplesion.ipynb #c1f7b8b2
 def lesions(
     root,  # the folder that holds DL_info.csv
     info: str = 'DL_info.csv',  # name of the table
@@ -105,7 +105,8 @@ def lesions(
     why = _reasons(raw, df, want)
     bad = why != ''
     line = pd.Series(np.arange(len(raw)) + 2, raw.index)[bad].astype(str)
-    rejects = pd.DataFrame({'file': f'{info}:' + line, 'reason': why[bad], 'exception': ''})
+    rejects = pd.DataFrame({'file': f'{info}:' + line, 'reason': why[bad],
+                            'exception': ''})
     whole = dict.fromkeys(['first', 'last', 'width', 'height'], 'int32')
     return df[~bad].astype(whole).reset_index(drop=True), rejects.reset_index(drop=True)
 

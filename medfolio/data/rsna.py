@@ -91,7 +91,7 @@ def labels(
     df.insert(0, 'item', names.to_pandas())
     return df
 
-# %% ../../nbs/data/11_rsna.ipynb #5a6001ea
+# %% ../../nbs/data/11_rsna.ipynb #2c0c445e
 def _layout(root, part, stage):
     "The folder of images and the label table (None where there is none)"
     name = f"stage_{stage or '*'}_{part}"
@@ -105,8 +105,8 @@ def _layout(root, part, stage):
 
 
 def _rejects(files, reason):
-    files = list(files)
-    return pd.DataFrame({'file': files, 'reason': reason, 'exception': ''}, dtype=object)
+    return pd.DataFrame({'file': list(files), 'reason': reason, 'exception': ''},
+                        dtype=object)
 
 # %% ../../nbs/data/11_rsna.ipynb #dc67748b
 def _headers(folder, workers):
