@@ -116,7 +116,7 @@ def files(root) -> pd.DataFrame:
         raise MedfolioError('no folder like "CQ500CT0 CQ500CT0" with DICOM files')
     return pd.DataFrame(rows, columns=['patient', 'name', 'path'])
 
-# %% ../../nbs/data/12_cq500.ipynb #0779f4a5
+# %% ../../nbs/data/12_cq500.ipynb #b8d33edd
 CONTRAST = re.compile(r'contrast|post|cect|angio|\bcta\b|\biv\b', re.I)
 PLAIN = re.compile(r'\bpre|plain|non', re.I)
 
@@ -137,7 +137,7 @@ def series_table(
     t['bone'] = t.name.str.contains('bone', case=False)
     return t.reset_index()
 
-
+# %% ../../nbs/data/12_cq500.ipynb #9c8166a4
 def choose(
     table: pd.DataFrame,  # from `series_table`
     want: str = 'thin',  # 'thin', or 'thick' for slices of about 5 mm
@@ -151,7 +151,7 @@ def choose(
     t = t.sort_values(['patient', 'few', 'far', 'less', 'series'])
     return t.drop_duplicates('patient').drop(columns=['few', 'far', 'less'])
 
-# %% ../../nbs/data/12_cq500.ipynb #b3d142e3
+# %% ../../nbs/data/12_cq500.ipynb #825c029c
 def slices(
     root,  # the folder with the scans
     workers: int = 2,  # processes that scan headers
@@ -169,7 +169,7 @@ def slices(
                     + nth.map(lambda i: f'_{i}' if i else ''))
     return df, bad
 
-
+# %% ../../nbs/data/12_cq500.ipynb #029cb4a8
 def _joined(df, kept, scans, votes):
     "Slices of the kept series, sorted along the scan, with their scan's labels"
     y = pd.concat([scans, pd.DataFrame(majority(votes), columns=FINDINGS)], axis=1)
@@ -179,7 +179,7 @@ def _joined(df, kept, scans, votes):
     df['item'] = df.series + '_' + df.path.map(lambda p: Path(p).stem)
     return df[['item', 'patient', 'study', 'series', 'z', 'path', 'batch', *FINDINGS]]
 
-# %% ../../nbs/data/12_cq500.ipynb #9cd91f72
+# %% ../../nbs/data/12_cq500.ipynb #3ad3ff5b
 def index(
     root,  # the folder with the scans and reads.csv
     want: str = 'thin',  # 'thin', or 'thick' for slices of about 5 mm
@@ -193,7 +193,8 @@ def index(
     lost = {'the scan has no plain series': here[~here.isin(kept.patient)],
             'the scan has no reads': here[~here.isin(scans.patient)]}
     if not partial:
-        lost['the scan is missing'] = scans.patient[~scans.patient.isin(files(root).patient)]
+        there = scans.patient.isin(files(root).patient)
+        lost['the scan is missing'] = scans.patient[~there]
     more = [pd.DataFrame({'file': p, 'reason': why, 'exception': ''}, dtype=object)
             for why, p in lost.items()]
     return _joined(df, kept, scans, votes), pd.concat([bad, *more], ignore_index=True)
