@@ -23,16 +23,20 @@ def content_hash(
         np.ascontiguousarray(a), digest_size=8, key=kind[:64]).digest(), 'big')
         for a in images], np.uint64)
 
-# %% ../../nbs/data/07_audit.ipynb #d7ace044
-def _small(a, n=32):
-    "N x H x W averaged to N x n x n"
-    for axis in (1, 2):
-        size = a.shape[axis]
-        if size < n: a = np.take(a, np.arange(n)*size//n, axis); continue
-        edge = np.arange(n + 1)*size//n
-        a = np.add.reduceat(a, edge[:-1], axis)
-        a = a/np.diff(edge).reshape([-1 if i == axis else 1 for i in range(3)])
-    return a
+# %% ../../nbs/data/07_audit.ipynb #525839f5
+@njit(nogil=True, cache=True)
+def _small(a, low, high, out):
+    "N x H x W, cut to low … high, averaged to the size of `out` (N x n x n)"
+    h, w, n = a.shape[1], a.shape[2], out.shape[1]
+    for k in range(len(a)):
+        for i in range(n):
+            y0 = i*h//n; y1 = max(y0 + 1, (i + 1)*h//n)
+            for j in range(n):
+                x0 = j*w//n; x1 = max(x0 + 1, (j + 1)*w//n)
+                s = 0.
+                for y in range(y0, y1):
+                    for x in range(x0, x1): s += min(max(a[k, y, x], low), high)
+                out[k, i, j] = s/((y1 - y0)*(x1 - x0))
 
 
 def perceptual_hash(
@@ -43,7 +47,8 @@ def perceptual_hash(
     "`(hashes, valid)`: 256 bits an image as N x 4 words; false where it is blank"
     if images.ndim != 3:
         raise MedfolioError(f'a batch is N x H x W, not {images.shape}')
-    a = _small(np.clip(images, low, high).astype(float))
+    a = np.empty((len(images), 32, 32))
+    _small(images, float(low), float(high), a)
     f = dct(dct(a, axis=1, norm='ortho'), axis=2, norm='ortho')[:, :16, :16]
     f = f.reshape(len(a), -1)
     bits = f > np.median(f[:, 1:], 1, keepdims=True)
@@ -105,7 +110,7 @@ def hashes(
         shape[rows], valid[rows] = perceptual_hash(a, low, high)
     return dict(content=content, perceptual=shape, valid=valid)
 
-# %% ../../nbs/data/07_audit.ipynb #ba3afe76
+# %% ../../nbs/data/07_audit.ipynb #c707f984
 def _near(a, b, found, unit, bits):
     "Images of `b` with a near one in `a`: all, and those of another unit"
     a, b = a[found['valid'][a]], b[found['valid'][b]]
@@ -113,7 +118,7 @@ def _near(a, b, found, unit, bits):
     hit = who >= 0
     return int(hit.sum()), int((unit[a[who[hit]]] != unit[b[hit]]).sum())
 
-
+# %% ../../nbs/data/07_audit.ipynb #5f234312
 def audit(
     df: pd.DataFrame,  # an index
     parts,  # each row's part

@@ -118,7 +118,7 @@ def _unfilter8(raw, out):
         else: return y
     return -1
 
-# %% ../../nbs/data/09_png.ipynb #bc505556
+# %% ../../nbs/data/09_png.ipynb #5daec0b3
 def inflate(
     data: bytes,  # the IDAT chunks, joined
     size: int,  # bytes that must come out
@@ -129,8 +129,9 @@ def inflate(
     except isal_zlib.error as e:
         raise MedfolioError(f'corrupt PNG: its pixels do not inflate ({e})') from None
     if len(out) > size: raise MedfolioError('corrupt PNG: more pixels than it states')
-    if len(out) < size or not z.eof:
+    if len(out) < size:
         raise MedfolioError(f'truncated PNG: {len(out)} of {size} bytes of pixels')
+    if not z.eof: raise MedfolioError('truncated PNG: its stream has no end')
     return out
 
 
