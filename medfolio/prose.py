@@ -25,7 +25,7 @@ def decimals(
 
 def say(
     m: dict,  # a metric of a record
-    what: str = '',  # `value`, `no_skill`, `baseline` or `n` alone; by default value and interval
+    what: str = '',  # one part alone, e.g. `n`; by default value and interval
 ) -> str:
     "A metric in words: `97.6 % (96.9 to 98.2)`"
     d, unit = decimals(m['low'], m['high']), f' {m["unit"]}' if m['unit'] else ''
@@ -34,7 +34,8 @@ def say(
     return f'{m["value"]:.{d}f}{unit} ({m["low"]:.{d}f} to {m["high"]:.{d}f})'
 
 # %% ../nbs/09_prose.ipynb #eabfa2c9
-_LINK = re.compile(r'\[([^\]]*)\]\(((?:\.\./)*figures/([\w.=+-]+)/record\.json#(\w+)(?:\.(\w+))?)\)')
+_LINK = re.compile(r'\[([^\]]*)\]\(((?:\.\./)*figures/([\w.=+-]+)/record\.json'
+                   r'#(\w+)(?:\.(\w+))?)\)')
 _PARTS = 'value', 'low', 'high', 'no_skill', 'baseline', 'n'
 
 
@@ -43,17 +44,21 @@ def lookup(
     run: str, metric: str, part: str = '',
 ) -> str:
     "What the record of `run` says of `metric`, in words"
-    if run not in recs: raise MedfolioError(f"there is no record of '{run}': {nearest(run, recs)}")
+    def known(name, names, said):
+        if name in names: return
+        raise MedfolioError(f"{said} '{name}': {nearest(name, names)}")
+    known(run, recs, 'there is no record of')
     by_name = {m['name']: m for m in recs[run]['metrics']}
-    if metric not in by_name: raise MedfolioError(f"{run} has no metric '{metric}': {nearest(metric, by_name)}")
+    known(metric, by_name, f'{run} has no metric')
     has = [p for p in _PARTS if p in by_name[metric]]
-    if part and part not in has: raise MedfolioError(f"{run}.{metric} has no '{part}': {nearest(part, has)}")
+    if part: known(part, has, f'{run}.{metric} has no')
     return say(by_name[metric], part)
 
 
 def fill_links(text: str, recs: dict) -> str:
     "`text` with every number that is a link to a record renewed"
-    return _LINK.sub(lambda m: f'[{lookup(recs, m[3], m[4], m[5] or "")}]({m[2]})', text)
+    new = lambda m: f'[{lookup(recs, m[3], m[4], m[5] or "")}]({m[2]})'
+    return _LINK.sub(new, text)
 
 # %% ../nbs/09_prose.ipynb #f9d864d8
 _BLOCK = re.compile(r'(<!-- medfolio:(\w+) ?(\S*) -->).*?(<!-- /medfolio -->)', re.S)
@@ -62,8 +67,10 @@ _BLOCK = re.compile(r'(<!-- medfolio:(\w+) ?(\S*) -->).*?(<!-- /medfolio -->)', 
 def md_table(rows: list) -> str:
     "Dictionaries of text as a markdown table"
     if not rows: return '*None yet.*'
-    line = lambda cells: '| ' + ' | '.join(str(c).replace('|', '\\|') for c in cells) + ' |'
-    return '\n'.join([line(rows[0]), line('---' for _ in rows[0]), *(line(r.values()) for r in rows)])
+    cell = lambda c: str(c).replace('|', '\\|')
+    line = lambda cells: '| ' + ' | '.join(map(cell, cells)) + ' |'
+    body = [line(r.values()) for r in rows]
+    return '\n'.join([line(rows[0]), line('---' for _ in rows[0]), *body])
 
 
 def headline(record: dict) -> dict | None:
@@ -73,16 +80,22 @@ def headline(record: dict) -> dict | None:
 
 
 def _number(run, m, part='', up='../'):
-    return f'[{say(m, part)}]({up}figures/{run}/record.json#{m["name"]}{"." + part if part else ""})'
+    name = '.'.join([m['name'], part]) if part else m['name']
+    return f'[{say(m, part)}]({up}figures/{run}/record.json#{name})'
 
 
 def _row(run, rec, word):
     m, skill = headline(rec), {}
     if m and 'no_skill' in m: skill = dict(no_skill=_number(run, m, 'no_skill'))
-    return dict(metric=m['what'] if m else '', value=_number(run, m) if m else '', **skill, state=word)
+    return dict(metric=m['what'] if m else '', value=_number(run, m) if m else '',
+                **skill, state=word)
 
 # %% ../nbs/09_prose.ipynb #fc1e3803
 def _badge(word): return '' if word == 'fresh' else f'⚠ {word}'
+
+
+def _no_skill(run, m):
+    return _number(run, m, 'no_skill') if m and 'no_skill' in m else ''
 
 
 def family(notebook: str, entries: dict, recs: dict, words: dict) -> list:
@@ -90,15 +103,16 @@ def family(notebook: str, entries: dict, recs: dict, words: dict) -> list:
     rows = []
     for name, e in entries.items():
         if e.notebook != notebook or name not in recs: continue
-        r = recs[name]
-        m, commit = headline(r), (r['git']['commit'] or 'none')[:7] + '*' * r['git']['dirty']
-        what = ', '.join(f'{k} = {v}' for k, v in e.changed.items()) or 'as on this page'
-        rows.append({'run': f'`{name}`', 'changes': what, m['what']: _number(name, m),
-                     'no skill': _number(name, m, 'no_skill') if 'no_skill' in m else '', 'n': f'{m["n"]:,}',
-                     'tier': e.tier, 'commit': commit, '': _badge(words[name][0])})
+        m, git = headline(recs[name]), recs[name]['git']
+        what = ', '.join(f'{k} = {v}' for k, v in e.changed.items())
+        rows.append({'run': f'`{name}`', 'changes': what or 'as on this page',
+                     m['what']: _number(name, m), 'no skill': _no_skill(name, m),
+                     'n': f'{m["n"]:,}', 'tier': e.tier,
+                     'commit': (git['commit'] or 'none')[:7] + '*' * git['dirty'],
+                     '': _badge(words[name][0])})
     return rows
 
-
+# %% ../nbs/09_prose.ipynb #077ff7a4
 def experiments(entries: dict, recs: dict, words: dict) -> list:
     "One row an experiment: its default run"
     rows = []
@@ -108,8 +122,7 @@ def experiments(entries: dict, recs: dict, words: dict) -> list:
         rows.append({'experiment': f'[{_title(e.notebook)}]({e.notebook}.ipynb)',
                      'data': recs[name]['data']['kind'] if name in recs else '',
                      'headline': f'{m["what"]} {_number(name, m)}' if m else '',
-                     'no skill': _number(name, m, 'no_skill') if m and 'no_skill' in m else '',
-                     'state': words[name][0]})
+                     'no skill': _no_skill(name, m), 'state': words[name][0]})
     return rows
 
 
@@ -122,16 +135,20 @@ def fill_blocks(
     text: str, entries: dict, recs: dict, words: dict,  # plan, records, states
 ) -> str:
     "`text` with every generated table renewed"
+    claimed = lambda arg: [r for r in claims_table(entries) if r['run'].startswith(arg)]
     makers = dict(family=lambda arg: family(arg, entries, recs, words),
                   experiments=lambda arg: experiments(entries, recs, words),
-                  claims=lambda arg: [r for r in claims_table(entries) if r['run'].startswith(arg)])
+                  claims=claimed)
     def new(m):
-        if m[2] not in makers: raise MedfolioError(f"no generated table '{m[2]}': {nearest(m[2], makers)}")
+        if m[2] not in makers:
+            known = nearest(m[2], makers)
+            raise MedfolioError(f"no generated table '{m[2]}': {known}")
         return f'{m[1]}\n{md_table(makers[m[2]](m[3]))}\n{m[4]}'
     return _BLOCK.sub(new, text)
 
 # %% ../nbs/09_prose.ipynb #dcbd36af
-_NOT_PROSE = re.compile(r'<!-- medfolio:.*?<!-- /medfolio -->|```.*?```|`[^`]*`|\$[^$]*\$|\[[^\]]*\]\([^)]*\)', re.S)
+_NOT_PROSE = re.compile(r'<!-- medfolio:.*?<!-- /medfolio -->|```.*?```|`[^`]*`|'
+                        r'\$[^$]*\$|\[[^\]]*\]\([^)]*\)', re.S)
 _SECTIONS = 'Results', 'What it means'
 
 
@@ -143,7 +160,8 @@ def typed_numbers(
     for text in cells:
         for part in re.split(r'(?m)^(?=## )', text):
             if part.startswith('## '): section = part[3:].splitlines()[0].strip()
-            if section in _SECTIONS: found += re.findall(r'\d+\.\d+', _NOT_PROSE.sub('', part))
+            if section not in _SECTIONS: continue
+            found += re.findall(r'\d+\.\d+', _NOT_PROSE.sub('', part))
     return found
 
 # %% ../nbs/09_prose.ipynb #ed04b4ed
@@ -151,7 +169,7 @@ def fill(
     base=None,  # the repository
     check: bool = False,  # only look
 ) -> list:
-    "Renew every number and table in the prose of `nbs/*.ipynb`; the notebooks that changed"
+    "Renew all numbers and tables in the prose of `nbs/*.ipynb`; the changed notebooks"
     base = base or root()
     entries, (recs, _) = plan(base), records(base)
     words, out = states(entries), []
@@ -168,10 +186,13 @@ def _filled(path, text, entries, recs, words):
     nb = json.loads(text)
     prose = [c for c in nb['cells'] if c['cell_type'] == 'markdown']
     was = [''.join(c['source']) for c in prose]
-    experiment = bool(tagged(nb, 'parameters')) or path.name == 'index.ipynb'
-    try: now = [fill_links(fill_blocks(s, entries, recs, words), recs) for s in was] if experiment else was
+    experiment = bool(tagged(nb, 'parameters'))
+    if not experiment and path.name != 'index.ipynb': return None
+    try: now = [fill_links(fill_blocks(s, entries, recs, words), recs) for s in was]
     except MedfolioError as e: raise MedfolioError(f'{path.name}: {e}') from None
-    if tagged(nb, 'parameters') and (typed := typed_numbers(now)):
-        raise MedfolioError(f'{path.name}: {", ".join(typed)} typed into its results: link to a record')
+    if experiment and (typed := typed_numbers(now)):
+        raise MedfolioError(f'{path.name}: {", ".join(typed)} typed into its results: '
+                            'link to a record')
     for c, s in zip(prose, now): c['source'] = s.splitlines(True)
-    return None if now == was else json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+    if now == was: return None
+    return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
