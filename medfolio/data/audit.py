@@ -23,7 +23,7 @@ def content_hash(
         np.ascontiguousarray(a), digest_size=8, key=kind[:64]).digest(), 'big')
         for a in images], np.uint64)
 
-# %% ../../nbs/data/07_audit.ipynb #525839f5
+# %% ../../nbs/data/07_audit.ipynb #ecd8b80d
 @njit(nogil=True, cache=True)
 def _small(a, low, high, out):
     "N x H x W, cut to low … high, averaged to the size of `out` (N x n x n)"
@@ -38,7 +38,7 @@ def _small(a, low, high, out):
                     for x in range(x0, x1): s += min(max(a[k, y, x], low), high)
                 out[k, i, j] = s/((y1 - y0)*(x1 - x0))
 
-
+# %% ../../nbs/data/07_audit.ipynb #c9bc2cf4
 def perceptual_hash(
     images: np.ndarray,  # a batch, N x H x W
     low: float = -200,  # values are cut to this range first, in the images' unit
