@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MedfolioError', 'nearest', 'root', 'is_smoke', 'Param', 'parse_params', 'coerce', 'resolve', 'read_nb', 'tagged',
-           'params_of', 'write_atomic', 'digest', 'fingerprint', 'seed_all']
+           'params_of', 'write_atomic', 'new_stage', 'publish', 'recover', 'digest', 'fingerprint', 'seed_all']
 
-# %% ../nbs/00_core.ipynb #eba39454
-import ast, difflib, hashlib, io, json, math, os, random, tempfile, tokenize
+# %% ../nbs/00_core.ipynb #a52a3607
+import ast, difflib, hashlib, io, json, math, os, random, shutil
+import tempfile, tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,6 +196,44 @@ def write_atomic(
     finally:
         if tmp: Path(tmp).unlink(missing_ok=True)
     return path
+
+# %% ../nbs/00_core.ipynb #dab29e6b
+def new_stage(
+    dest,  # the folder that the result shall become
+) -> Path:
+    "An empty hidden folder beside `dest`, marked with this process's id"
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f'.{dest.name}.stage-{os.getpid()}-', dir=dest.parent))
+    except OSError as e: raise MedfolioError(f'cannot write to {dest.parent}: {e.strerror}') from e
+
+
+def publish(stage, dest):
+    "Let the folder `stage` take the place of `dest`"
+    old = dest.with_name(f'.{dest.name}.old')
+    try:
+        if dest.exists(): os.rename(dest, old)
+        os.chmod(stage, 0o755); os.rename(stage, dest)
+    except OSError as e: raise MedfolioError(f'cannot write {dest}: {e.strerror}') from e
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except PermissionError: pass
+    return True
+
+
+def recover(
+    figures,  # the folder of results
+):
+    "Put back what a killed `publish` set aside, and clear the stages of dead processes"
+    for old in Path(figures).glob('.*.old'):
+        dest = old.with_name(old.name[1:-4])
+        shutil.rmtree(old) if dest.exists() else os.rename(old, dest)
+    for stage in Path(figures).glob('.*.stage-*'):
+        if not _alive(int(stage.name.rsplit('-', 2)[1])): shutil.rmtree(stage, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #afc66b0b
 def digest(
