@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['reader_version', 'read_one', 'write_shard', 'finished']
 
-# %% ../../nbs/data/03_shards.ipynb #d1f8423d
-import ast, inspect, io, json, os, warnings
+# %% ../../nbs/data/03_shards.ipynb #9ff91735
+import ast, hashlib, inspect, io, json, os, stat, warnings
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +29,16 @@ def reader_version(
     name = f'{getattr(f, "__module__", "")}.{getattr(f, "__qualname__", type(f).__name__)}'
     return dict(name=name, version=digest(code + bound))
 
-# %% ../../nbs/data/03_shards.ipynb #88f534c2
+# %% ../../nbs/data/03_shards.ipynb #456d6592
 def _stat(path): return [(s := os.stat(path)).st_size, s.st_mtime_ns]
+
+
+def _source(path, limit=2**31):
+    "The digest of a regular file; pipes and monsters are not waited for"
+    s = os.stat(path)
+    if not stat.S_ISREG(s.st_mode): raise MedfolioError('is not a regular file')
+    if s.st_size > limit: raise MedfolioError(f'is larger than {limit >> 30} GB')
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
 
 
 def _pixels(hu, frame):
@@ -48,7 +56,7 @@ def read_one(read, path, frame=None):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # they may quote the header
             before = _stat(path)
-            source = sha(path.read_bytes())
+            source = _source(path)
             hu, header = read(path)
             if _stat(path) != before: raise MedfolioError('changed while it was read')
             return _pixels(hu, frame), header, source

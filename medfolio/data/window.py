@@ -47,7 +47,7 @@ def as_windows(
         raise MedfolioError('a window needs a finite level and a width above 0')
     return w
 
-# %% ../../nbs/data/02_window.ipynb #7cb4be8b
+# %% ../../nbs/data/02_window.ipynb #eade734f
 def _numbers(v):
     "What a DICOM decimal string, a number or a list of either holds"
     v = v.split('\\') if isinstance(v, str) else v
@@ -55,10 +55,11 @@ def _numbers(v):
 
 
 def header_windows(
-    header: dict,  # with DICOM's keywords WindowCenter, WindowWidth, VOILUTFunction
+    header: dict,  # with WindowCenter, WindowWidth, VOILUTFunction; or center and width
 ) -> np.ndarray:  # (C, 2), one row a window that the header offers
     "The header's own windows, as levels and widths of `LINEAR_EXACT`"
-    try: c, w = _numbers(header.get('WindowCenter')), _numbers(header.get('WindowWidth'))
+    either = lambda a, b: _numbers(header.get(a, header.get(b)))
+    try: c, w = either('WindowCenter', 'center'), either('WindowWidth', 'width')
     except ValueError: c, w = np.zeros(1), np.empty(0)
     if len(c) != len(w) or not len(c):
         raise MedfolioError(f'the header offers no usable window: {len(c)} centre(s) and '
