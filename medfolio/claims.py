@@ -18,13 +18,15 @@ def check_claim(
     where = f'claims.yaml: {key}'
     if '.' not in key: raise MedfolioError(f'{where}: a claim is named run.metric')
     if not isinstance(claim, dict) or set(claim) - {'expect', 'why', 'date'}:
-        raise MedfolioError(f'{where}: a claim has expect, why and date, and nothing else')
+        raise MedfolioError(f'{where}: a claim has expect, why and date, '
+                            'and nothing else')
     missing = [k for k in ('expect', 'why', 'date') if not claim.get(k)]
     if missing: raise MedfolioError(f'{where} has no {", ".join(missing)}')
     e = claim['expect']
-    if not (isinstance(e, list) and len(e) == 2 and all(isinstance(v, (int, float)) for v in e) and e[0] <= e[1]):
-        raise MedfolioError(f'{where}: expect is not an interval [low, high]: {e}')
-    return claim
+    number = lambda v: isinstance(v, (int, float))
+    two = isinstance(e, list) and len(e) == 2 and all(map(number, e))
+    if two and e[0] <= e[1]: return claim
+    raise MedfolioError(f'{where}: expect is not an interval [low, high]: {e}')
 
 # %% ../nbs/08_claims.ipynb #790005c4
 def claims(
@@ -37,7 +39,8 @@ def claims(
     keys = list(yaml.safe_load(path.read_text()) or {}) if path.exists() else []
     out = {}
     for run in dict.fromkeys(str(k).partition('.')[0] for k in keys):
-        if run not in runs: raise MedfolioError(f"claims.yaml: no run '{run}': {nearest(run, runs)}")
+        if run not in runs:
+            raise MedfolioError(f"claims.yaml: no run '{run}': {nearest(run, runs)}")
         for metric, claim in registered(run, base).items():
             out[run, metric] = check_claim(f'{run}.{metric}' if metric else run, claim)
     return out
@@ -50,10 +53,10 @@ def verdict(
 ) -> tuple:
     "The verdict on a claim, and the value it was compared with"
     values = {m['name']: m['value'] for m in record['metrics']} if record else {}
+    if not record: return 'pending', None
     if metric not in values:
-        if record: raise MedfolioError(f"claims.yaml: {record['run']} has no metric '{metric}': "
-                                       f'{nearest(metric, values)}')
-        return 'pending', None
+        raise MedfolioError(f"claims.yaml: {record['run']} has no metric '{metric}': "
+                            f'{nearest(metric, values)}')
     if record['claims'].get(metric) != claim: return 'afterwards', values[metric]
     low, high = claim['expect']
     return ('pass' if low <= values[metric] <= high else 'miss'), values[metric]
@@ -71,6 +74,8 @@ def table(
     rows = []
     for (run, metric), c in claims(runs, base).items():
         word, got = verdict(c, metric, good.get(run))
-        rows.append(dict(run=run, metric=metric, expected=f'{c["expect"][0]:g} to {c["expect"][1]:g}',
-                         got='' if got is None else f'{got:.4g}', verdict=word, why=c['why'], date=str(c['date'])))
+        low, high = c['expect']
+        rows.append(dict(run=run, metric=metric, expected=f'{low:g} to {high:g}',
+                         got='' if got is None else f'{got:.4g}', verdict=word,
+                         why=c['why'], date=str(c['date'])))
     return rows

@@ -98,8 +98,10 @@ def modules(
 def lock_digest(base=None) -> str:
     "A name for the pinned versions of every library"
     path = (base or root())/'requirements.lock'
-    if not path.exists(): raise MedfolioError(f'{path} is missing: `git checkout {path.name}`')
-    return digest([l for l in path.read_text().splitlines() if not l.strip().startswith('#')])
+    if not path.exists():
+        raise MedfolioError(f'{path} is missing: `git checkout {path.name}`')
+    lines = path.read_text().splitlines()
+    return digest([l for l in lines if not l.strip().startswith('#')])
 
 
 def code_of(

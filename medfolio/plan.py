@@ -49,14 +49,15 @@ def compose(
 ) -> dict:
     "The entry `name` with everything it includes merged in"
     here = ' → '.join((*chain, name))
-    if name in chain: raise MedfolioError(f'paper.yaml: the includes go round in a circle: {here}')
-    if name not in raw: raise MedfolioError(f'paper.yaml: {here}: no such run: {nearest(name, raw)}')
+    wrong = lambda said: MedfolioError(f'paper.yaml: {said}')
+    if name in chain: raise wrong(f'the includes go round in a circle: {here}')
+    if name not in raw: raise wrong(f'{here}: no such run: {nearest(name, raw)}')
     own = raw[name] or {}
-    if not isinstance(own, dict): raise MedfolioError(f'paper.yaml: {here} is not a mapping')
+    if not isinstance(own, dict): raise wrong(f'{here} is not a mapping')
     for key in own:
-        if key not in _KEYS: raise MedfolioError(f"paper.yaml: {here} has '{key}': {nearest(key, _KEYS)}")
+        if key not in _KEYS: raise wrong(f"{here} has '{key}': {nearest(key, _KEYS)}")
     if not isinstance(own.get('params') or {}, dict):
-        raise MedfolioError(f'paper.yaml: {here}: params is not a mapping of names to values')
+        raise wrong(f'{here}: params is not a mapping of names to values')
     out, bases = {}, own.get('include') or []
     for base in [bases] if isinstance(bases, str) else bases:
         out = _merge(out, compose(base, raw, (*chain, name)))
@@ -68,11 +69,11 @@ def _read_yaml(path):
     try: raw = yaml.safe_load(path.read_text(encoding='utf8'))
     except FileNotFoundError: raise MedfolioError(f'there is no {path}') from None
     except yaml.YAMLError as e:
-        mark = getattr(e, 'problem_mark', None)
+        mark, why = getattr(e, 'problem_mark', None), getattr(e, 'problem', e)
         at = f' (line {mark.line + 1})' if mark else ''
-        raise MedfolioError(f'{path} is not YAML{at}: {getattr(e, "problem", e)}') from None
-    if not isinstance(raw, dict): raise MedfolioError(f'{path} is not a mapping of run names to runs')
-    return raw
+        raise MedfolioError(f'{path} is not YAML{at}: {why}') from None
+    if isinstance(raw, dict): return raw
+    raise MedfolioError(f'{path} is not a mapping of run names to runs')
 
 
 def entry(
@@ -91,9 +92,11 @@ def entry(
 # %% ../nbs/05_plan.ipynb #c085a775
 def _needs(name, wanted, names):
     "`needs` with its patterns spelled out, in the plan's order"
-    found = {p: [n for n in names if n != name and fnmatch.fnmatch(n, p)] for p in wanted or []}
+    others = [n for n in names if n != name]
+    found = {p: fnmatch.filter(others, p) for p in wanted or []}
     for p, hit in found.items():
-        if not hit: raise MedfolioError(f'paper.yaml: {name} needs {p}: {nearest(p, names)}')
+        if not hit:
+            raise MedfolioError(f'paper.yaml: {name} needs {p}: {nearest(p, names)}')
     return [n for n in names if any(n in hit for hit in found.values())]
 
 
@@ -106,20 +109,24 @@ def plan(
     out = {}
     for name in names:
         c = compose(name, raw)
-        if 'notebook' not in c: raise MedfolioError(f'paper.yaml: {name} names no notebook')
+        if 'notebook' not in c:
+            raise MedfolioError(f'paper.yaml: {name} names no notebook')
         if (tier := c.get('tier', 'paper')) not in TIERS:
-            raise MedfolioError(f"paper.yaml: {name} has the tier '{tier}': {nearest(tier, TIERS)}")
+            raise MedfolioError(f"paper.yaml: {name} has the tier '{tier}': "
+                                f'{nearest(tier, TIERS)}')
         needs = _needs(name, c.get('needs'), names)
         out[name] = entry(name, c['notebook'], c['params'], tier, needs)
     return _ordered(out)
 
-
+# %% ../nbs/05_plan.ipynb #11818f3c
 def _ordered(entries):
     "The same entries, each after those it needs"
     out, todo = {}, dict(entries)
     while todo:
         ready = [n for n, e in todo.items() if not set(e.needs) & todo.keys()]
-        if not ready: raise MedfolioError(f'paper.yaml: these runs need each other: {", ".join(todo)}')
+        if not ready:
+            names = ', '.join(todo)
+            raise MedfolioError(f'paper.yaml: these runs need each other: {names}')
         for n in ready: out[n] = todo.pop(n)
     return out
 
@@ -129,8 +136,8 @@ def _why(e, record):
     if not record['clean']: return 'its cells did not run in order'
     if why := why_stale(record['code'], code_of(e.path, e.params)): return why
     have = record['data']['sources']
-    wanted = {n: place(root()/f'figures/{n}/record.json') for n in e.needs}
-    missing = [n for n, p in wanted.items() if p not in have and (root()/f'figures/{n}').is_dir()]
+    there = [(n, root()/f'figures/{n}') for n in e.needs]
+    missing = [n for n, p in there if p.is_dir() and place(p/'record.json') not in have]
     if missing: return f'{", ".join(missing)} came after it'
     changed = changed_sources(record)
     return f'{", ".join(changed)} changed' if changed else ''
@@ -161,5 +168,6 @@ def select(
     "The entries of these tiers whose run or notebook matches `only`"
     hit = {n: e for n, e in entries.items()
            if fnmatch.fnmatch(n, only) or fnmatch.fnmatch(e.notebook, only)}
-    if not hit: raise MedfolioError(f"no run matches '{only}': {nearest(only, entries)}")
+    if not hit:
+        raise MedfolioError(f"no run matches '{only}': {nearest(only, entries)}")
     return {n: e for n, e in hit.items() if e.tier in tiers}

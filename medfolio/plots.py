@@ -85,8 +85,8 @@ def curve(
     c = PALETTE[i % len(PALETTE)]
     if lows is not None: ax.fill_between(x, lows, highs, color=c, alpha=.18, lw=0)
     ax.plot(x, values, color=c, marker=MARKERS[i % len(MARKERS)], mec='white')
-    ax.annotate(label, (x[-1], values[-1]), (7, dy), textcoords='offset points', color=c,
-                va='center', weight='bold', annotation_clip=False)
+    ax.annotate(label, (x[-1], values[-1]), (7, dy), textcoords='offset points',
+                color=c, va='center', weight='bold', annotation_clip=False)
     return ax
 
 # %% ../nbs/01_plots.ipynb #cfa5deb2

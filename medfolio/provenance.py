@@ -19,15 +19,16 @@ _VERSIONS = 'medfolio', 'torch', 'fastai', 'numpy', 'scipy', 'scikit-learn', 'pa
 def _cpu():
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError: return platform.processor() or platform.machine()
-    return next((l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')),
-                platform.machine())
+    names = (l.split(':', 1)[1].strip() for l in lines if l.startswith('model name'))
+    return next(names, platform.machine())
 
 
 def machine() -> dict:
     "The kind of machine this is: no names"
     torch, pages = sys.modules.get('torch'), os.sysconf('SC_PHYS_PAGES')
     gpu = torch is not None and torch.cuda.is_available()
-    return dict(system=f'{platform.system()} {platform.machine()}', cpu=_cpu(), cores=os.cpu_count(),
+    return dict(system=f'{platform.system()} {platform.machine()}',
+                cpu=_cpu(), cores=os.cpu_count(),
                 memory_gb=round(pages * os.sysconf('SC_PAGE_SIZE') / 2**30, 1),
                 threads=torch.get_num_threads() if torch else os.cpu_count(),
                 device=torch.cuda.get_device_name() if gpu else 'cpu')
@@ -44,7 +45,8 @@ def versions() -> dict:
 
 def usage() -> dict:
     "Peak memory (MB) and processor seconds of this process and its children"
-    own, kids = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    own, kids = map(resource.getrusage, who)
     unit = 2**20 if sys.platform == 'darwin' else 2**10
     return dict(cpu_s=round(sum(u.ru_utime + u.ru_stime for u in (own, kids)), 1),
                 peak_mb=round(max(own.ru_maxrss, kids.ru_maxrss) / unit))
@@ -60,9 +62,10 @@ def commit_of(nb_path) -> dict:
     "The commit checked out, and whether the code of this run differs from it"
     base = root()
     rel = Path(nb_path).relative_to(base).as_posix()
-    commit, then = _git('rev-parse', 'HEAD', cwd=base), _git('show', f'HEAD:{rel}', cwd=base)
+    git = lambda *args: _git(*args, cwd=base)
+    commit, then = git('rev-parse', 'HEAD'), git('show', f'HEAD:{rel}')
     if commit is None: return dict(commit=None, dirty=True)
-    changed = _git('status', '--porcelain', '--', 'medfolio', 'requirements.lock', cwd=base)
+    changed = git('status', '--porcelain', '--', 'medfolio', 'requirements.lock')
     now = cells_digest(nb_code(read_nb(nb_path)))
     same = then is not None and cells_digest(nb_code(json.loads(then))) == now
     return dict(commit=commit, dirty=bool(changed) or not same)
@@ -101,9 +104,10 @@ def _places():
 
 def place(path) -> str:
     "A name for `path` that means the same on another machine"
+    full = Path(path).resolve()
     for name, base in list(_places().items())[::-1]:
-        if base and Path(path).resolve().is_relative_to(base.resolve()):
-            return f'{name}:{Path(path).resolve().relative_to(base.resolve()).as_posix()}'
+        if base and full.is_relative_to(base.resolve()):
+            return f'{name}:{full.relative_to(base.resolve()).as_posix()}'
     return f'elsewhere:{Path(path).name}'
 
 

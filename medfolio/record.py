@@ -13,8 +13,8 @@ from fastcore.basics import patch
 from .core import (MedfolioError, digest, fingerprint, is_smoke, new_stage,
                            params_of, publish, resolve, root, write_atomic)
 from .fresh import code_of
-from .provenance import (commit_of, executed, injected, machine, place, ran_clean,
-                                 usage, versions)
+from .provenance import (commit_of, executed, injected, machine, place,
+                                 ran_clean, usage, versions)
 
 # %% ../nbs/04_record.ipynb #ab26e1e2
 VERSION = 1
@@ -29,18 +29,21 @@ def _obj(required: dict, optional: dict = {}) -> dict:
 def schema() -> dict:
     "The JSON schema of a record"
     s, n, i, b = (dict(type=t) for t in ('string', 'number', 'integer', 'boolean'))
+    anything, one_of = dict(type='object'), lambda *words: dict(enum=list(words))
     maybe = lambda t: dict(type=[t['type'], 'null'])
     listof = lambda t: dict(type='array', items=t)
     texts = dict(type='object', additionalProperties=s)
-    metric = _obj(dict(name=s, value=n, low=n, high=n, n=i, unit=s, better=dict(enum=['higher', 'lower'])),
+    data = _obj(dict(kind=one_of('real', 'twin', 'records', 'none'), name=s,
+                     split=maybe(s), patients=maybe(i), items=maybe(i), sources=texts))
+    metric = _obj(dict(name=s, value=n, low=n, high=n, n=i, unit=s,
+                       better=one_of('higher', 'lower')),
                   dict(no_skill=n, baseline=n, headline=b, seeds=listof(i), what=s))
     part = _obj(dict(name=s, file=s, caption=s, digest=s))
+    code = _obj(dict(notebook=s, modules=texts, params=anything, lock=s, key=s))
     return _obj(dict(
-        schema=dict(const=VERSION), run=s, notebook=s, date=s, clean=b, smoke=b, params=dict(type='object'),
-        data=_obj(dict(kind=dict(enum=['real', 'twin', 'records', 'none']), name=s, split=maybe(s),
-                       patients=maybe(i), items=maybe(i), sources=texts)),
-        metrics=listof(metric), figures=listof(part), tables=listof(part), claims=dict(type='object'),
-        code=_obj(dict(notebook=s, modules=texts, params=dict(type='object'), lock=s, key=s)),
+        schema=dict(const=VERSION), run=s, notebook=s, date=s, clean=b, smoke=b,
+        params=anything, data=data, metrics=listof(metric), figures=listof(part),
+        tables=listof(part), claims=anything, code=code,
         time=_obj(dict(wall_s=n, cpu_s=n, peak_mb=n)), versions=texts,
         machine=_obj(dict(system=s, cpu=s, cores=i, memory_gb=n, threads=i, device=s)),
         git=_obj(dict(commit=maybe(s), dirty=b)), digest=s))
@@ -58,21 +61,24 @@ def _validate(record, where):
     import fastjsonschema
     found = record.get('schema') if isinstance(record, dict) else None
     if isinstance(found, int) and found > VERSION:
-        raise MedfolioError(f'{where} was written by a newer medfolio (schema {found}; this one reads '
-                            f'up to {VERSION}): update the checkout, or run the experiment again')
+        raise MedfolioError(f'{where} was written by a newer medfolio (schema {found}; '
+                            f'this one reads up to {VERSION}): update the checkout, '
+                            'or run the experiment again')
     try: fastjsonschema.validate(schema(), record)
     except fastjsonschema.JsonSchemaValueException as e:
         raise MedfolioError(f'{where} is not a record: {e.message[:160]}') from None
 
-
+# %% ../nbs/04_record.ipynb #7621162f
 def read_record(
     path,  # a record.json, or the folder it is in
 ) -> dict:
-    "The record at `path`, checked: whole, of this schema, not edited, its files as they were"
+    "The record at `path`, checked: whole, not edited, its files as they were"
     path = Path(path)/'record.json' if Path(path).is_dir() else Path(path)
     try: record = json.loads(path.read_text(encoding='utf8'))
-    except FileNotFoundError: raise MedfolioError(f'there is no record {path}') from None
-    except ValueError as e: raise MedfolioError(f'{path} is not a record: {e}') from None
+    except FileNotFoundError:
+        raise MedfolioError(f'there is no record {path}') from None
+    except ValueError as e:
+        raise MedfolioError(f'{path} is not a record: {e}') from None
     _validate(record, path)
     again = f'run it again: medfolio run {record["run"]}'
     if seal(record)['digest'] != record['digest']:
@@ -101,9 +107,11 @@ def registered(run: str, base=None) -> dict:
     path = (base or root())/'nbs/claims.yaml'
     try: claims = yaml.safe_load(path.read_text()) if path.exists() else {}
     except yaml.YAMLError as e:
-        raise MedfolioError(f'{path} is not YAML: {str(e).splitlines()[-1].strip()}') from None
-    mine = {k.partition('.')[2]: v for k, v in (claims or {}).items() if k.partition('.')[0] == run}
-    return {k: {a: str(b) if a == 'date' else b for a, b in v.items()} for k, v in mine.items()}
+        last = str(e).splitlines()[-1].strip()
+        raise MedfolioError(f'{path} is not YAML: {last}') from None
+    named = [(*k.partition('.')[::2], v) for k, v in (claims or {}).items()]
+    plain = lambda v: {a: str(b) if a == 'date' else b for a, b in v.items()}
+    return {metric: plain(v) for who, metric, v in named if who == run}
 
 
 def run_name(
@@ -112,13 +120,14 @@ def run_name(
     params: dict,  # their values
 ) -> str:
     "A name for these parameters: `digits`, `digits-halfres`, `digits-epochs-3`"
-    changed = [(p.name, params[p.name]) for p in declared if params[p.name] != p.default]
-    words = [k if v is True else f'no-{k}' if v is False else f'{k}-{v}' for k, v in changed]
+    word = lambda k, v: k if v is True else f'no-{k}' if v is False else f'{k}-{v}'
+    values = [(p.name, params[p.name], p.default) for p in declared]
+    words = [word(k, v) for k, v, default in values if v != default]
     return '-'.join([notebook, *words]).replace(' ', '').replace('/', '_')
 
 # %% ../nbs/04_record.ipynb #4f186242
 class Run:
-    "One execution of an experiment: its parameters, its results, and where they came from"
+    "One execution of an experiment: parameters, results, and where they came from"
     def __init__(self,
         notebook: str,  # the experiment's name: nbs/<notebook>.ipynb
         ns: dict,  # `globals()` of the notebook: parameters are coerced in place
@@ -129,29 +138,32 @@ class Run:
         given |= {k: ns[k] for k in injected() if k in ns}
         self.params = resolve(declared, given, f'{notebook}.ipynb')
         ns.update(self.params)
-        self.notebook = notebook
-        self.name = os.environ.get('MEDFOLIO_RUN') or run_name(notebook, declared, self.params)
+        self.notebook, called = notebook, os.environ.get('MEDFOLIO_RUN')
+        self.name = called or run_name(notebook, declared, self.params)
         self.claims, self.code = registered(self.name), code_of(self.path, self.params)
         self.metrics, self.figures, self.tables = [], [], []
-        self._data = dict(kind='none', name='', split=None, patients=None, items=None, sources={})
+        self._data = dict(kind='none', name='', split=None, patients=None, items=None,
+                          sources={})
         self._start, self._stage = time.time(), None
 
-    @property
-    def stage(self) -> Path:
-        "The folder in which this run's files gather until they are published"
-        if self._stage is None:
-            given = os.environ.get('MEDFOLIO_STAGE')
-            self._stage = Path(given) if given else new_stage(self.dest)
-        return self._stage
-
-    @property
-    def dest(self) -> Path:
-        "Where the result will stand: a rehearsal or an unclean run never beside the paper's"
-        clean = ran_clean(self.path, executed())
-        sub = '_smoke' if self.smoke else '.' if clean else '_scratch'
-        return root()/'figures'/sub/self.name
-
     def __repr__(self): return f'Run({self.name}: {self.params})'
+
+# %% ../nbs/04_record.ipynb #93052b74
+@patch(as_prop=True)
+def dest(self: Run) -> Path:
+    "Where the result will stand; beside the paper's only if it is clean and in full"
+    clean = ran_clean(self.path, executed())
+    sub = '_smoke' if self.smoke else '.' if clean else '_scratch'
+    return root()/'figures'/sub/self.name
+
+
+@patch(as_prop=True)
+def stage(self: Run) -> Path:
+    "The folder in which this run's files gather until they are published"
+    if self._stage is None:
+        given = os.environ.get('MEDFOLIO_STAGE')
+        self._stage = Path(given) if given else new_stage(self.dest)
+    return self._stage
 
 # %% ../nbs/04_record.ipynb #82c4602d
 def _show(*objects):
@@ -162,6 +174,10 @@ def _show(*objects):
 def _markdown(text):
     from IPython.display import Markdown
     _show(Markdown(text))
+
+
+_WORD = dict(real='real data', twin='**synthetic twin**', records='records',
+             none='no data')
 
 
 @patch
@@ -175,10 +191,11 @@ def data(self: Run,
 ):
     "Say which data this run uses, and remember it by content"
     files = {place(p): fingerprint(p) for p in sources}
-    self._data = dict(kind=kind, name=name, split=split, patients=patients, items=items, sources=files)
-    word = dict(real='real data', twin='**synthetic twin**', records='records', none='no data')[kind]
-    said = [f'**Data:** {name} ({word})', patients and f'{patients:,} patients', items and f'{items:,} items',
-            split and f'split `{split[:8]}`', 'rehearsal: results are not kept' if self.smoke else '']
+    self._data = dict(kind=kind, name=name, split=split, patients=patients, items=items,
+                      sources=files)
+    said = [f'**Data:** {name} ({_WORD[kind]})', patients and f'{patients:,} patients',
+            items and f'{items:,} items', split and f'split `{split[:8]}`',
+            'rehearsal: results are not kept' if self.smoke else '']
     _markdown(' · '.join(o for o in said if o))
 
 # %% ../nbs/04_record.ipynb #9e28e213
@@ -199,10 +216,13 @@ def metric(self: Run,
     "Keep a number with its interval; refuse one that is not finite or lies outside it"
     nums = dict(value=value, low=low, high=high, no_skill=no_skill, baseline=baseline)
     nums = {k: float(f'{v:.7g}') for k, v in nums.items() if v is not None}
-    if not all(map(math.isfinite, nums.values())): raise MedfolioError(f'metric {name} is not finite: {nums}')
+    if not all(map(math.isfinite, nums.values())):
+        raise MedfolioError(f'metric {name} is not finite: {nums}')
     if not nums['low'] <= nums['value'] <= nums['high']:
-        raise MedfolioError(f'metric {name}: {value} lies outside its interval {low} to {high}')
-    if name in [m['name'] for m in self.metrics]: raise MedfolioError(f'metric {name} was given twice')
+        raise MedfolioError(f'metric {name}: {value} lies outside its interval '
+                            f'{low} to {high}')
+    if name in [m['name'] for m in self.metrics]:
+        raise MedfolioError(f'metric {name} was given twice')
     more = dict(n=int(n), unit=unit, better=better, what=what or name.replace('_', ' '))
     more |= dict(seeds=[int(s) for s in seeds]) if len(seeds) else {}
     self.metrics.append(dict(name=name, **nums, **more, headline=headline))
@@ -216,18 +236,20 @@ def png_bytes(
     "`fig` as a small PNG, the same bytes for the same figure"
     from PIL import Image
     raw = io.BytesIO()
-    fig.savefig(raw, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
+    fig.savefig(raw, format='png', dpi=dpi, bbox_inches='tight',
+                metadata={'Software': None})
     if raw.tell() <= limit: return raw.getvalue()
-    small = io.BytesIO()
-    Image.open(raw).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
+    small, rgb = io.BytesIO(), Image.open(raw).convert('RGB')
+    rgb.quantize(256, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
     return small.getvalue()
 
-
+# %% ../nbs/04_record.ipynb #6deadbf1
 @patch
 def _keep(self: Run, kind, name, ending, content, caption):
     file = self.stage/f'{name}.{ending}'
     write_atomic(file, content)
-    kind.append(dict(name=name, file=file.name, caption=caption, digest=fingerprint(file)))
+    kind.append(dict(name=name, file=file.name, caption=caption,
+                     digest=fingerprint(file)))
 
 
 @patch
@@ -249,6 +271,11 @@ def figure(self: Run,
     _show(Image(png, width=round(fig.get_figwidth() * 96), alt=caption))
     _markdown(f'**Figure {len(self.figures)}.** {caption}')
 
+# %% ../nbs/04_record.ipynb #d2c63aa9
+def _tied(v):
+    "Short text that a table does not break into lines"
+    return v.replace(' ', '\xa0') if isinstance(v, str) and len(v) < 32 else v
+
 
 @patch
 def table(self: Run,
@@ -261,7 +288,7 @@ def table(self: Run,
     if self._data['kind'] == 'twin': caption += ' *Synthetic twin.*'
     self._keep(self.tables, name, 'csv', df.to_csv(index=False), caption)
     _markdown(f'**Table {len(self.tables)}.** {caption}')
-    _show(HTML(df.to_html(index=False, border=0, na_rep='')))
+    _show(HTML(df.map(_tied).to_html(index=False, border=0, na_rep='', justify='left')))
 
 # %% ../nbs/04_record.ipynb #79f1b782
 @patch
@@ -270,9 +297,10 @@ def record(self: Run) -> dict:
     used = usage()
     out = dict(schema=VERSION, run=self.name, notebook=self.notebook, smoke=self.smoke,
                date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-               clean=ran_clean(self.path, executed()), params=self.params, data=self._data,
-               metrics=self.metrics, figures=self.figures, tables=self.tables, claims=self.claims,
-               code=self.code, time=used | dict(wall_s=round(time.time() - self._start, 1)),
+               clean=ran_clean(self.path, executed()), params=self.params,
+               data=self._data, metrics=self.metrics, figures=self.figures,
+               tables=self.tables, claims=self.claims, code=self.code,
+               time=used | dict(wall_s=round(time.time() - self._start, 1)),
                machine=machine(), versions=versions(), git=commit_of(self.path))
     return seal(out)
 
@@ -282,8 +310,9 @@ def save(self: Run):
     "Write the record; publish the folder unless the runner will"
     out, dest = self.record(), self.dest
     _validate(out, self.name)
-    write_atomic(self.stage/'record.json', json.dumps(out, indent=1, ensure_ascii=False) + '\n')
+    text = json.dumps(out, indent=1, ensure_ascii=False) + '\n'
+    write_atomic(self.stage/'record.json', text)
     if not os.environ.get('MEDFOLIO_STAGE'): publish(self.stage, dest)
     where = dest.relative_to(root()).as_posix()
-    _markdown(f'{len(self.metrics)} numbers, {len(self.figures)} figures and {len(self.tables)} tables '
-              f'→ `{where}/record.json`')
+    _markdown(f'{len(self.metrics)} numbers, {len(self.figures)} figures and '
+              f'{len(self.tables)} tables → `{where}/record.json`')

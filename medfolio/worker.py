@@ -20,11 +20,14 @@ def with_outputs(
     ran: dict,  # the notebook as it was executed
 ) -> dict:
     "`nb` with the outputs of `ran`"
-    cells = [c for c in ran['cells'] if not is_injected(''.join(c['source']))]
-    code = [[s for s, c in zip(_sources(o), o) if c['cell_type'] == 'code'] for o in (nb['cells'], cells)]
-    if code[0] != code[1]: raise MedfolioError('the notebook was edited while it ran')
-    outs = iter([c['outputs'] for c in cells if c['cell_type'] == 'code'])
-    merged = [c | dict(outputs=next(outs)) if c['cell_type'] == 'code' else c for c in nb['cells']]
+    is_code = lambda c: c['cell_type'] == 'code'
+    executed = [c for c in ran['cells'] if is_code(c)]
+    executed = [c for c, s in zip(executed, _sources(executed)) if not is_injected(s)]
+    if _sources(filter(is_code, nb['cells'])) != _sources(executed):
+        raise MedfolioError('the notebook was edited while it ran')
+    outs = iter(executed)
+    merged = [c | dict(outputs=next(outs)['outputs']) if is_code(c) else c
+              for c in nb['cells']]
     return nb | dict(cells=merged)
 
 
@@ -49,14 +52,16 @@ def execute(
     "Execute a notebook with papermill; what went wrong, or an empty dictionary"
     import papermill
     from papermill.exceptions import PapermillExecutionError
-    try: papermill.execute_notebook(str(path), str(out), parameters=params, kernel_name='python3',
-                                    language='python', cwd=str(Path(path).parent),
-                                    progress_bar=False, log_output=False)
+    kernel = dict(kernel_name='python3', language='python')
+    try: papermill.execute_notebook(str(path), str(out), parameters=params, **kernel,
+                                    cwd=str(Path(path).parent), progress_bar=False,
+                                    log_output=False)
     except PapermillExecutionError as e:
         return dict(cell=e.cell_index, source=e.source, error=f'{e.ename}: {e.evalue}',
                     traceback='\n'.join(e.traceback))
     except Exception as e:
-        return dict(cell=None, source='', error=f'{type(e).__name__}: {e}', traceback=traceback.format_exc())
+        return dict(cell=None, source='', error=f'{type(e).__name__}: {e}',
+                    traceback=traceback.format_exc())
     write_atomic(out, clean_text(read_nb(out)))
     return {}
 

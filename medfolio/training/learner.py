@@ -27,8 +27,9 @@ class TensorBatches:
         seed: int = 0,  # of the order
         device='cpu',
     ):
-        if len({len(t) for t in tensors}) != 1:
-            raise MedfolioError(f'tensors of different lengths: {[len(t) for t in tensors]}')
+        lengths = [len(t) for t in tensors]
+        if len(set(lengths)) != 1:
+            raise MedfolioError(f'tensors of different lengths: {lengths}')
         self.tensors, self.shuffle, self.seed = tensors, shuffle, seed
         self.bs, self.n_inp = min(bs, len(tensors[0])), max(1, len(tensors) - 1)
         self.rng, self.dataset = torch.Generator().manual_seed(seed), self
@@ -61,10 +62,12 @@ def classifier_learner(
     "A quiet fastai `Learner` for tensors in memory, fixed by its seed"
     seed_all(seed)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    dls = DataLoaders(TensorBatches(*train, bs=bs, shuffle=True, seed=seed, device=device),
-                      TensorBatches(*valid, bs=1024, device=device), device=device)
-    learn = Learner(dls, make_model().to(device), loss_func=loss or nn.CrossEntropyLoss(),
-                    opt_func=partial(Adam, decouple_wd=True), wd=wd, cbs=list(cbs))
+    batches = partial(TensorBatches, device=device)
+    dls = DataLoaders(batches(*train, bs=bs, shuffle=True, seed=seed),
+                      batches(*valid, bs=1024), device=device)
+    learn = Learner(dls, make_model().to(device), wd=wd, cbs=list(cbs),
+                    loss_func=loss or nn.CrossEntropyLoss(),
+                    opt_func=partial(Adam, decouple_wd=True))
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
     learn.logger = noop
     return learn
@@ -92,9 +95,10 @@ def plot_losses(
     "Training and validation loss by epoch; one thin line a seed"
     learns = list(learns) if isinstance(learns, (list, tuple)) else [learns]
     ax = ax or plots.plt.subplots(figsize=(3.6, 2.4))[1]
+    lines = ('training', plots.ORANGE), ('validation', plots.BLUE)
     for n, learn in enumerate(learns):
         v = np.array(learn.recorder.values, dtype=float)
-        for k, (name, c) in enumerate((('training', plots.ORANGE), ('validation', plots.BLUE))):
+        for k, (name, c) in enumerate(lines):
             ax.plot(1 + np.arange(len(v)), v[:, k], color=c, ls='-' if k else '--',
                     lw=1.3, alpha=.9, label=name if n == 0 else None)
     ax.set(xlabel='Epoch', ylabel=ylabel, yscale='log'); ax.legend()
