@@ -271,7 +271,12 @@ def figure(self: Run,
     _show(Image(png, width=round(fig.get_figwidth() * 96), alt=caption))
     _markdown(f'**Figure {len(self.figures)}.** {caption}')
 
-# %% ../nbs/04_record.ipynb #781ac217
+# %% ../nbs/04_record.ipynb #d2c63aa9
+def _tied(v):
+    "Short text that a table does not break into lines"
+    return v.replace(' ', '\xa0') if isinstance(v, str) and len(v) < 32 else v
+
+
 @patch
 def table(self: Run,
     name: str,  # file name, without an ending
@@ -283,7 +288,7 @@ def table(self: Run,
     if self._data['kind'] == 'twin': caption += ' *Synthetic twin.*'
     self._keep(self.tables, name, 'csv', df.to_csv(index=False), caption)
     _markdown(f'**Table {len(self.tables)}.** {caption}')
-    _show(HTML(df.to_html(index=False, border=0, na_rep='')))
+    _show(HTML(df.map(_tied).to_html(index=False, border=0, na_rep='', justify='left')))
 
 # %% ../nbs/04_record.ipynb #79f1b782
 @patch
