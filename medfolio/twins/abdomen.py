@@ -42,7 +42,7 @@ def shells(table, z):
     t = min(max((z - LEVELS[i])/(LEVELS[i+1] - LEVELS[i]), 0), 1); t = t*t*(3 - 2*t)
     return table[..., i]*(1-t) + table[..., i+1]*t
 
-# %% ../../nbs/twins/01_abdomen.ipynb #a363dc74
+# %% ../../nbs/twins/01_abdomen.ipynb #f58bd5c6
 @njit(inline='always')
 def _shell(x, y, a, front, back):
     "First-order distance into a superellipse of power 2.5, with its own front and back"
@@ -71,7 +71,7 @@ def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fat_tex, meat_tex)
             if d2 > -2*width:
                 side = min(max(1.6*abs(x[i, j])/shell[2, 0] - .7, 0), 1)*hu[3]
                 seam = math.exp(-(d2 - 4)**2/1.4) + math.exp(-(d2 - 8)**2/1.4)
-                v += m2*(hu[2] + meat_tex[i, j] - 75*side*seam - v)
+                v += m2*(hu[2] + meat_tex[i, j] - 55*side*seam - v)
                 d3 = _shell(x[i, j], y[i, j], shell[3, 0], shell[3, 1], shell[3, 2])
                 m3 = .5 + .5*math.tanh(k*d3)
                 v += m3*(hu[1] + fat_tex[i, j] - v); cavity[i, j] = m3
@@ -87,7 +87,7 @@ def textures(fine, mid, b):
                 lobules=7*fine - 42*np.clip(fine - .75 + .25*b.fat, 0, 1.2),
                 marbling=3*fine - (18 + .6*max(b.age-40, 0))*streak)
 
-# %% ../../nbs/twins/01_abdomen.ipynb #c8004902
+# %% ../../nbs/twins/01_abdomen.ipynb #8244c6b0
 class Abdomen:
     "A patient: everything that does not change between two examinations, and one of them"
     def __init__(self,
@@ -114,10 +114,10 @@ class Abdomen:
         "All organs in the order of painting"
         b = self.body; o = organs
         return [*o.deep_muscles(b, rng), *o.chest(b, rng), *o.spine(b, rng),
-                *o.ribs(b, rng, self.outline), *o.pelvis(b, rng), *o.liver(b, rng),
+                *o.ribs(b, rng, self.outline), *o.liver(b, rng),
                 *o.spleen(b, rng), *o.kidneys(b, rng), *o.stomach(b, now),
-                *o.vessels(b, rng), *o.pancreas(b, rng), *o.basin(b, rng),
-                *o.bowel(b, now)]
+                *o.vessels(b, rng), *o.pancreas(b, rng), *o.bowel(b, now),
+                *o.pelvis(b, rng), *o.basin(b, rng)]
 
     def scanner(self, rng):
         "Spacing, thickness, pose and noise of the examination"
@@ -131,7 +131,7 @@ class Abdomen:
                                noise=rng.uniform(8, 15)*(1 + .25*b.fat)*(5/thick)**.15,
                                kernel=(rng.uniform(.17, .24), 2.), width=rng.uniform(1.5, 1.9))
 
-# %% ../../nbs/twins/01_abdomen.ipynb #22f142b0
+# %% ../../nbs/twins/01_abdomen.ipynb #2d058a74
 @patch
 def couch(self: Abdomen, n, pitch):
     "Air and the table under the patient"
@@ -140,7 +140,7 @@ def couch(self: Abdomen, n, pitch):
     rng = stream(*self.key, 'table'); _, y0, _, size = self.scan.pose
     top = y0 + size*(self.table[0, 2].max()) + rng.uniform(0, 4)
     curve, depth, im = rng.uniform(.0006, .0014), rng.uniform(24, 46), np.full((n, n), -1000, np.float32)
-    for off, flat, hu, half in ((0, 1., rng.uniform(-150, 50), 1.1), (depth, .9, rng.uniform(-550, -250), 1.1)):
+    for off, flat, hu, half in ((0, 1., rng.uniform(-50, 150), 1.7), (depth, .9, rng.uniform(-250, 50), 1.5)):
         d = np.abs(y - (top + off - curve*flat*x*x + .0*x))
         m = soft(half - d, 1.6)*soft(205 - np.abs(x), 3.)
         im += m*(hu - im)
@@ -164,7 +164,7 @@ def base(self: Abdomen,
     c.tex.update(textures(fine, mid, b))
     c.im[:] = self.couch(n, pitch)
     c.masks['cavity'], c.masks['body'], c.masks['solid'] = (np.zeros_like(c.im) for _ in range(3))
-    hu = np.array([25, b.fat_hu, b.muscle, z > 90], np.float32)
+    hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, 0), 1)], np.float32)
     _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
           shells(self.table, z), hu, c.width, c.tex['fat'], c.tex['marbling'])
     for o in self.organs:
