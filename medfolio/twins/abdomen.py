@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVELS', 'outlines', 'shells', 'textures', 'Abdomen']
 
-# %% ../../nbs/twins/01_abdomen.ipynb #89ab0b93
+# %% ../../nbs/twins/01_abdomen.ipynb #72ecdabb
 import math
 from types import SimpleNamespace
 import numpy as np
@@ -14,7 +14,7 @@ from numba import njit
 from . import organs
 from .organs import CODE, Organ
 from .physics import RISE, Field, axis, hounsfield, noise, soft, stream
-from .solids import Slice, waves
+from .solids import Slice, grain, waves
 
 # %% ../../nbs/twins/01_abdomen.ipynb #6e427eff
 LEVELS = np.array([-120., -20, 90, 200, 270, 335, 390, 460])  # mm: chest … hips
@@ -42,7 +42,7 @@ def shells(table, z):
     t = min(max((z - LEVELS[i])/(LEVELS[i+1] - LEVELS[i]), 0), 1); t = t*t*(3 - 2*t)
     return table[..., i]*(1-t) + table[..., i+1]*t
 
-# %% ../../nbs/twins/01_abdomen.ipynb #f58bd5c6
+# %% ../../nbs/twins/01_abdomen.ipynb #737306d8
 @njit(inline='always')
 def _shell(x, y, a, front, back):
     "First-order distance into a superellipse of power 2.5, with its own front and back"
@@ -54,40 +54,51 @@ def _shell(x, y, a, front, back):
     return (1 - s)/(2.5*math.sqrt(gx*gx + gy*gy) + 1e-5)
 
 
-@njit(cache=True, nogil=True)
-def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fat_tex, meat_tex):
+@njit(inline='always')
+def _rise(d):
+    "A logistic edge, cut short where it is flat"
+    if d > 5: return 1.
+    if d < -5: return 0.
+    return .5 + .5*math.tanh(d)
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex, meat_tex):
     "Skin, fat, muscle wall and the fat of the cavity"
     k = RISE/width/2
     for i in range(len(im)):
         for j in range(len(im)):
-            d = _shell(x[i, j], y[i, j], shell[0, 0], shell[0, 1], shell[0, 2])
-            if d < -2*width: continue
-            m = .5 + .5*math.tanh(k*d)
-            v = hu[0]; labels[i, j] = 23 if m > .5 else 0; inside[i, j] = m
-            d1 = _shell(x[i, j], y[i, j], shell[1, 0], shell[1, 1], shell[1, 2])
-            v += (.5 + .5*math.tanh(k*d1))*(hu[1] + fat_tex[i, j] - v)
-            d2 = _shell(x[i, j], y[i, j], shell[2, 0], shell[2, 1], shell[2, 2])
-            m2, m3 = .5 + .5*math.tanh(k*d2), 0.
-            if d2 > -2*width:
-                side = min(max(1.6*abs(x[i, j])/shell[2, 0] - .7, 0), 1)*hu[3]
-                seam = math.exp(-(d2 - 4)**2/1.4) + math.exp(-(d2 - 8)**2/1.4)
-                v += m2*(hu[2] + meat_tex[i, j] - 55*side*seam - v)
-                d3 = _shell(x[i, j], y[i, j], shell[3, 0], shell[3, 1], shell[3, 2])
-                m3 = .5 + .5*math.tanh(k*d3)
-                v += m3*(hu[1] + fat_tex[i, j] - v); cavity[i, j] = m3
-            if d1 > 0: labels[i, j] = 2 if m2 > .5 and m3 < .5 else 1
+            px, py = x[i, j], y[i, j]
+            if abs(px) > shell[0, 0] + 2*width: continue
+            m = _rise(k*_shell(px, py, shell[0, 0], shell[0, 1], shell[0, 2]))
+            if m == 0: continue
+            fat = hu[1] + grain(fine[i, j], mid[i, j], fat_tex)
+            m3 = _rise(k*_shell(px, py, shell[3, 0], shell[3, 1], shell[3, 2]))
+            v, m2 = fat, 1.
+            if m3 < 1:
+                m1 = _rise(k*_shell(px, py, shell[1, 0], shell[1, 1], shell[1, 2]))
+                d2 = _shell(px, py, shell[2, 0], shell[2, 1], shell[2, 2]); m2 = _rise(k*d2)
+                meat = hu[2] + grain(fine[i, j], mid[i, j], meat_tex)
+                side = min(max(1.6*abs(px)/shell[2, 0] - .7, 0), 1)*hu[3]
+                if side > 0 and d2 > 0:
+                    meat -= 55*side*(math.exp(-(d2-4)**2/1.4) + math.exp(-(d2-8)**2/1.4))
+                v = hu[0] + m1*(fat - hu[0]); v += m2*(meat - v); v += m3*(fat - v)
+                if m1 < .5: labels[i, j] = 23
+                elif m2 > .5 and m3 < .5: labels[i, j] = 2
+                else: labels[i, j] = 1
+            else: labels[i, j] = 1
+            inside[i, j], cavity[i, j] = m, m3
             im[i, j] += m*(v - im[i, j])
 
-# %% ../../nbs/twins/01_abdomen.ipynb #4baf78a1
-def textures(fine, mid, b):
-    "The grain of each tissue, from one fine and one coarser field"
-    streak = np.clip(mid + .5*fine - 1., 0, 1.5)
-    return dict(fine=2.5*fine + 1.5*mid, fat=2*fine + 5*mid + 40*np.clip(mid - 1.9, 0, 1),
-                marrow=32*fine + 16*mid, lung=24*fine + 20*mid, food=9*fine + 9*mid,
-                lobules=7*fine - 42*np.clip(fine - .75 + .25*b.fat, 0, 1.2),
-                marbling=3*fine - (18 + .6*max(b.age-40, 0))*streak)
+# %% ../../nbs/twins/01_abdomen.ipynb #ad7af3cc
+def textures(b):
+    "How each tissue mixes the fine and the coarser field, see `solids.grain`"
+    t = dict(none=[0], fine=[2.5, 1.5], fat=[2, 5, 40, 0, 1, 1.9, 1], marrow=[32, 16],
+             lung=[24, 20], food=[9, 9], lobules=[7, 0, -42, 1, 0, .75 - .25*b.fat, 1.2],
+             marbling=[3, 0, -18 - .6*max(b.age-40, 0), .5, 1, 1., 1.5])
+    return {k: np.array(v + [0]*(7 - len(v)), np.float32) for k, v in t.items()}
 
-# %% ../../nbs/twins/01_abdomen.ipynb #8244c6b0
+# %% ../../nbs/twins/01_abdomen.ipynb #b4181af6
 class Abdomen:
     "A patient: everything that does not change between two examinations, and one of them"
     def __init__(self,
@@ -123,15 +134,15 @@ class Abdomen:
         "Spacing, thickness, pose and noise of the examination"
         b, thick = self.body, float(rng.choice([1., 5., 5., 2.5]))
         wide = 2*self.table[0, 0].max()*self.size
-        pitch = max(rng.choice([.703125, .742188, .78125, .820312, .859375, .898438]),
-                    math.ceil((wide + 12)/512/.01953125)*.01953125)
-        room = 512*pitch - wide
+        pitch = min(max(wide*rng.uniform(1.06, 1.3)/512, .6), .976562)
+        pitch = round(pitch/.00195313)*.00195313
+        room = max(512*pitch - wide, 8.)
         pose = (rng.normal(0, .08)*room, rng.normal(-8, 6), rng.normal(0, .025), self.size)
-        return SimpleNamespace(thick=thick, pitch=min(float(pitch), .976562), pose=pose,
+        return SimpleNamespace(thick=thick, pitch=float(pitch), pose=pose,
                                noise=rng.uniform(8, 15)*(1 + .25*b.fat)*(5/thick)**.15,
                                kernel=(rng.uniform(.17, .24), 2.), width=rng.uniform(1.5, 1.9))
 
-# %% ../../nbs/twins/01_abdomen.ipynb #2d058a74
+# %% ../../nbs/twins/01_abdomen.ipynb #8a0b1d25
 @patch
 def couch(self: Abdomen, n, pitch):
     "Air and the table under the patient"
@@ -160,13 +171,15 @@ def base(self: Abdomen,
     pitch = s.pitch*512/n
     c = Slice(z, n, pitch, s.pose, self.warp, s.thick, max(s.width, 1.3*pitch))
     t = axis(n, pitch)
-    fine, mid = self.fine.plane(t, t, (z + 150) % 70 - 35), self.mid.plane(t, t, z - 170)
-    c.tex.update(textures(fine, mid, b))
+    c.fine, c.mid = self.fine.plane(t, t, (z + 150) % 70 - 35), self.mid.plane(t, t, z - 170)
+    c.tex.update(textures(b))
     c.im[:] = self.couch(n, pitch)
     c.masks['cavity'], c.masks['body'], c.masks['solid'] = (np.zeros_like(c.im) for _ in range(3))
     hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, 0), 1)], np.float32)
     _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
-          shells(self.table, z), hu, c.width, c.tex['fat'], c.tex['marbling'])
+          shells(self.table, z), hu, c.width, c.fine, c.mid, c.tex['fat'], c.tex['marbling'])
+    k = -(-n//16); body = np.pad(c.masks['body'], (0, 16*k - n)).reshape(k, 16, k, 16)
+    c.tiles = c.tiles[body.any((1, 3)).ravel()]
     for o in self.organs:
         c.paint(o.add, o.hu, o.cut, o.width, o.inside, o.outside, o.tex, CODE[o.tissue], o.keep)
         if o.keep in ('liver', 'spleen', 'kidney', 'stomach', 'gall', 'bladder') and c.masks[o.keep].any():

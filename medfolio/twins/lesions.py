@@ -163,7 +163,7 @@ def propose(kind, vol, z, rng):
     t = rng.uniform(0, 2*math.pi)
     return o[1] + o[13]*.9*math.cos(t), o[2] + o[14]*.9*math.sin(t)
 
-# %% ../../nbs/twins/01b_lesions.ipynb #56a05577
+# %% ../../nbs/twins/01b_lesions.ipynb #04314567
 def around(c, les: Lesion, inner=0., outer=.8, extra=0.):
     "Boolean box: pixels between two relative radii (`extra` pixels beyond the outer)"
     n = len(c.im); k = 512/n; half = outer*les.radius*1.3 + extra + 1
@@ -177,7 +177,7 @@ def around(c, les: Lesion, inner=0., outer=.8, extra=0.):
 
 def suits(kind, c, les: Lesion) -> bool:
     "Does the slice `c` have room for this lesion here?"
-    sl, m = around(c, les)
+    sl, m = around(c, les, outer=1.15 if kind == 'soft' else .8)
     if not m.any(): return False
     part = lambda name: float(c.masks[name][sl][m].mean()) if name in c.masks else 0.
     hu = float(c.im[sl][m].mean()); fat = float(((c.im[sl] < -40) & (c.im[sl] > -200))[m].mean())
@@ -187,7 +187,7 @@ def suits(kind, c, les: Lesion) -> bool:
     if kind == 'kidney': return part('kidney') > .3 and bone < .03
     if kind == 'bone': return hu > 140 and body > .97
     if kind == 'mediastinum': return part('lung') < .35 and bone < .05 and fat > .25
-    if kind == 'soft': return body > .97 and part('cavity') < .1 and part('lung') < .05 and bone < .05
+    if kind == 'soft': return body > .99 and part('cavity') < .1 and part('lung') < .05 and bone < .05
     return part('cavity') > .9 and fat > .55 and bone < .05 and hu < 10
 
 # %% ../../nbs/twins/01b_lesions.ipynb #88d7b7bf

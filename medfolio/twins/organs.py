@@ -6,12 +6,12 @@
 __all__ = ['TISSUES', 'CODE', 'Organ', 'body', 'tree', 'spine', 'ribs', 'pelvis', 'shrunk', 'domes', 'chest', 'liver', 'spleen',
            'kidneys', 'stomach', 'pancreas', 'vessels', 'bowel', 'basin', 'spinal_muscles', 'deep_muscles']
 
-# %% ../../nbs/twins/00c_organs.ipynb #f4e3f8b1
+# %% ../../nbs/twins/00c_organs.ipynb #afb85f0e
 import math
 from types import SimpleNamespace
 from typing import NamedTuple
 import numpy as np
-from .solids import blob, group, pipe, shrink
+from .solids import blob, group, pieces, pipe, shrink
 
 # %% ../../nbs/twins/00c_organs.ipynb #607a62ac
 TISSUES = ('air fat muscle bone marrow lung heart liver liver_vessel spleen kidney stomach '
@@ -50,7 +50,7 @@ def body(
         + 52*phase, muscle=rng.uniform(50, 62) - .25*max(age-50, 0) + 8*phase,
         fat_hu=rng.uniform(-112, -98), bone=rng.uniform(150, 250) - 1.4*max(age-40, 0))
 
-# %% ../../nbs/twins/00c_organs.ipynb #c1f9b412
+# %% ../../nbs/twins/00c_organs.ipynb #e2984b66
 def tree(
     rng,
     start, heading,  # of the trunk: mm, and a direction
@@ -58,21 +58,23 @@ def tree(
     bends: float = .22, forks: float = .55, least: float = .9,
     fall: float = .93,  # radius of a piece over that of the piece before
 ):
-    "A branching vessel: pipes whose radii fall until they are too thin to see"
-    todo, out = [(np.array(start, float), np.array(heading, float), radius)], []
-    while todo and len(out) < 160:
-        p, d, r = todo.pop(0)
-        path, radii = [p], [r]
-        while r > least and len(path) < 12:
-            d = d/np.linalg.norm(d) + rng.normal(0, bends, 3)
-            d /= np.linalg.norm(d)
-            p = p + d*reach*rng.uniform(.6, 1.1)*min(1., .35 + .13*r); r *= fall
-            path.append(p); radii.append(r)
-            if rng.random() < forks and r > 1.15*least:
-                side = np.cross(d, rng.standard_normal(3)); side /= np.linalg.norm(side)
-                todo.append((p, d + side*rng.uniform(.6, 1.2), r*rng.uniform(.55, .85)))
-        if len(path) > 1: out.append(pipe(path, radii))
-    return group(*out)
+    "A branching vessel: all its tips grow a piece at a time until they are too thin"
+    unit = lambda v: v/np.sqrt((v*v).sum(1, keepdims=True) + 1e-9)
+    p, r, out = np.array([start], float), np.array([float(radius)]), []
+    d = unit(np.array([heading], float))
+    for _ in range(14):
+        d = unit(d + rng.normal(0, bends, d.shape))
+        step = reach*rng.uniform(.6, 1.1, len(r))*np.minimum(1, .35 + .13*r)
+        q, thin = p + d*step[:, None], r*fall
+        out.append((p, q, r, thin))
+        fork = (rng.random(len(r)) < forks) & (thin > 1.15*least) & (len(r) < 40)
+        side = unit(np.cross(d, rng.standard_normal(d.shape)))*rng.uniform(.6, 1.2, (len(r), 1))
+        small = thin*rng.uniform(.55, .85, len(r))
+        p = np.concatenate([q, q[fork]]); d = np.concatenate([d, unit(d + side)[fork]])
+        r = np.concatenate([thin, small[fork]])
+        p, d, r = p[r > least], d[r > least], r[r > least]
+        if len(r) == 0: break
+    return pieces(*(np.concatenate(v) for v in zip(*out)))
 
 # %% ../../nbs/twins/00c_organs.ipynb #f53d29c0
 def spine(b, rng):
@@ -334,7 +336,7 @@ def vessels(b, rng):
             Organ('vessel', group(*ao), b.blood, inside='body', keep='aorta'),
             Organ('calcification', group(*plaques), 750, inside='body', tex='none')]
 
-# %% ../../nbs/twins/00c_organs.ipynb #f1da48e7
+# %% ../../nbs/twins/00c_organs.ipynb #85cefdfb
 def _loops(b, rng, n, low, high, step=9.):
     "A wandering path that stays in the middle of the cavity"
     p = np.array([rng.uniform(-.4, .5)*b.ac, rng.uniform(-.7, 0)*b.bf, rng.uniform(low, high)])
@@ -368,7 +370,7 @@ def bowel(b, rng):
     wall, lumen = [], []
     def lay(path, radii, kinds, p, thick, run):
         hu, level, grain = _content(rng, path, radii, kinds, p, run)
-        wall.append(pipe(path, radii)); s = pipe(path, radii, hu, level, grain)
+        wall.append(pipe(path, radii)); s = pipe(path, radii, hu=hu, level=level, grain=grain)
         lumen.append(shrink(s[hu != 80], thick))
     for low, high in ((135, 250),)*3 + ((170, 340),)*4 + ((250, 385),)*2:
         path = _loops(b, rng, int(rng.uniform(60, 100)), low, high)

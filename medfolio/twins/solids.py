@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'KIND', 'CENTRE', 'SHAPE', 'EXTENT', 'HU', 'LEVEL', 'GRAIN', 'BLOB', 'DRUM', 'CAPSULE', 'TILE', 'rotation',
-           'blob', 'pipe', 'group', 'shrink', 'depth', 'waves', 'bend', 'place', 'locate', 'grid', 'Slice']
+           'blob', 'pieces', 'pipe', 'group', 'shrink', 'depth', 'waves', 'bend', 'place', 'locate', 'grid', 'grain',
+           'Slice']
 
 # %% ../../nbs/twins/00b_solids.ipynb #661d143b
 import math
@@ -46,23 +47,32 @@ def blob(
     s[0, HU:GRAIN+1] = hu, level, grain
     return s
 
-# %% ../../nbs/twins/00b_solids.ipynb #3afef236
+# %% ../../nbs/twins/00b_solids.ipynb #8f8cb310
+def pieces(
+    start, end,  # points, (n, 3), mm
+    first, last,  # radii at them, mm
+    hu=math.nan, level=-1e9, grain=1.,  # numbers, or one for each piece
+):
+    "Tapering capsules, a row each"
+    s, half = np.zeros((len(start), COLUMNS), np.float32), (end - start)/2
+    s[:, KIND], s[:, CENTRE:SHAPE] = CAPSULE, (start + end)/2
+    s[:, SHAPE:SHAPE+3] = half
+    s[:, SHAPE+3], s[:, SHAPE+4] = (last + first)/2, (last - first)/2
+    s[:, SHAPE+5] = 1/np.maximum((half**2).sum(1), 1e-6)
+    s[:, EXTENT:HU] = np.abs(half) + np.maximum(last, first)[:, None]
+    s[:, HU], s[:, LEVEL], s[:, GRAIN] = hu, level, grain
+    return s
+
+
 def pipe(
     path,  # points (x, y, z), mm
     radii,  # at each point: a number or a list, mm
-    hu=math.nan, level=-1e9, grain=1.,  # for each piece: numbers or lists
+    **fill,  # hu, level, grain: see `pieces`
 ):
-    "A tapering tube along `path`: a row for each of its pieces"
-    p, n = np.asarray(path, float), len(path)
-    r, s = np.broadcast_to(radii, n).astype(float), np.zeros((n-1, COLUMNS), np.float32)
-    half = (p[1:] - p[:-1])/2
-    s[:, KIND], s[:, CENTRE:SHAPE] = CAPSULE, (p[1:] + p[:-1])/2
-    s[:, SHAPE:SHAPE+3] = half
-    s[:, SHAPE+3], s[:, SHAPE+4] = (r[1:] + r[:-1])/2, (r[1:] - r[:-1])/2
-    s[:, SHAPE+5] = 1/np.maximum((half**2).sum(1), 1e-6)
-    s[:, EXTENT:HU] = np.abs(half) + np.maximum(r[1:], r[:-1])[:, None]
-    s[:, HU], s[:, LEVEL], s[:, GRAIN] = hu, level, grain
-    return s
+    "A tapering tube along `path`"
+    p, r = np.asarray(path, float), np.asarray(radii, float)
+    if r.ndim == 0: r = np.full(len(p), r)
+    return pieces(p[:-1], p[1:], r[:-1], r[1:], **fill)
 
 
 def group(
@@ -192,63 +202,74 @@ def grid(z: float, n: int, pitch: float, pose=(0., 0., 0., 1.), warp=np.zeros((0
     tiles = np.stack([r, c, lo(x), hi(x), lo(y), hi(y)], -1).reshape(-1, 6)
     return x, y, tiles.astype(np.float32)
 
-# %% ../../nbs/twins/00b_solids.ipynb #877edfa2
+# %% ../../nbs/twins/00b_solids.ipynb #934d9aba
 @njit(inline='always')
 def _edge(d, nz, width, thick):
     "Membership at distance `d` of an edge blurred by the scanner and by the slab"
-    s2 = (width/RISE)**2 + (thick*nz)**2*.02533
-    return .5 + .5*math.tanh(.5*d/math.sqrt(s2))
+    s = math.sqrt((width/RISE)**2 + (thick*nz)**2*.02533)
+    if d > 5*s: return 1.
+    return .5 + .5*math.tanh(.5*d/s)
 
 
 @njit(inline='always')
-def _union(add, cut, near, x, y, z):
+def grain(fine, mid, t):
+    "A tissue's texture from a fine and a coarser field, see `Slice`"
+    v = t[0]*fine + t[1]*mid
+    if t[2] != 0: v += t[2]*min(max(t[3]*fine + t[4]*mid - t[5], 0), t[6])
+    return v
+
+
+@njit(inline='always')
+def _union(add, cut, near, far, x, y, z):
     "Distance into `add` less `cut`, the normal's z part and which solid it was"
     d, nz, who = -1e9, 0., 0
     for j in near:
         dj, nj = _distance(add[j], x, y, z)
         if dj > d: d, nz, who = dj, nj, j
-    for j in range(len(cut)):
-        if d < -9: break
+    if d < -9: return d, nz, who
+    for j in far:
         dj, nj = _distance(cut[j], x, y, z)
         if -dj < d: d, nz = -dj, nj
     return d, nz, who
 
 
 @njit(inline='always')
-def _near(add, tile, reach):
+def _near(solids, tile, reach):
     "Which solids touch a tile"
     near = []
-    for j in range(len(add)):
-        s = add[j]
+    for j in range(len(solids)):
+        s = solids[j]
         if (s[1]-s[13]-reach < tile[3] and s[1]+s[13]+reach > tile[2] and
             s[2]-s[14]-reach < tile[5] and s[2]+s[14]+reach > tile[4]): near.append(j)
     return near
 
-# %% ../../nbs/twins/00b_solids.ipynb #8ee19ff9
-@njit(cache=True, nogil=True)
-def _paint(im, x, y, z, tiles, add, cut, hu, width, thick, clip, avoid, tex, gas, code,
-           labels, keep):
-    "Paint one group on the slice at `z`; see `paint`"
+# %% ../../nbs/twins/00b_solids.ipynb #a8540035
+@njit(cache=True, nogil=True, error_model='numpy')
+def _paint(im, x, y, z, tiles, add, cut, hu, width, thick, clip, avoid, fine, mid, tex, gas,
+           code, labels, keep):
+    "Paint one group on the slice at `z`; see `Slice.paint`"
     n, reach = len(im), 1.3*width + .5*thick
     for tile in tiles:
         near = _near(add, tile, reach)
         if len(near) == 0: continue
+        far = _near(cut, tile, reach)
         r0, c0 = int(tile[0]), int(tile[1])
         for i in range(r0, min(r0 + 16, n)):
             for j in range(c0, min(c0 + 16, n)):
-                d, nz, who = _union(add, cut, near, x[i, j], y[i, j], z)
+                k = clip[i, j]*(1 - avoid[i, j])
+                if k < .002: continue
+                d, nz, who = _union(add, cut, near, far, x[i, j], y[i, j], z)
                 if d < -reach: continue
-                m = _edge(d, nz, width, thick)*clip[i, j]*(1 - avoid[i, j])
-                v = add[who, 16]
+                m, v = k*_edge(d, nz, width, thick), add[who, 16]
                 if v != v: v = hu
-                v += tex[i, j]*add[who, 18]
+                v += grain(fine[i, j], mid[i, j], tex)*add[who, 18]
                 g = min(max((add[who, 17] - gas[i])/width + .5, 0), 1)
                 v += g*(-960 - v)
                 im[i, j] += m*(v - im[i, j])
                 if m > .5: labels[i, j] = code
                 keep[i, j] = max(keep[i, j], m)
 
-# %% ../../nbs/twins/00b_solids.ipynb #a22254c2
+# %% ../../nbs/twins/00b_solids.ipynb #b2a56f1a
 class Slice:
     "A plane through a patient, on which groups of solids are painted one after another"
     def __init__(self,
@@ -266,14 +287,16 @@ class Slice:
         self.labels = np.zeros((n, n), np.uint8)
         self.gas = ((axis(n, pitch) - pose[1])/pose[3]).astype(np.float32)
         self.zeros, self.scrap = np.zeros((n, n), np.float32), np.zeros((n, n), np.float32)
-        self.masks, self.tex = {'all': np.ones((n, n), np.float32)}, {'none': self.zeros}
+        self.masks = {'all': np.ones((n, n), np.float32)}
+        self.fine = self.mid = self.zeros  # fields of unit variance, for the textures
+        self.tex = {'none': np.zeros(7, np.float32)}  # how each texture mixes them
 
     def cross(self, solids):
         "Those `solids` that the slab meets"
         return solids[np.abs(solids[:, 3] - self.z) < solids[:, 15] + 1.3*self.width
                       + .5*self.thick]
 
-# %% ../../nbs/twins/00b_solids.ipynb #9f3a22d0
+# %% ../../nbs/twins/00b_solids.ipynb #896861c7
 @patch
 def paint(self: Slice,
     add,  # solids
@@ -286,12 +309,11 @@ def paint(self: Slice,
     keep: str = '',  # name under which the membership is kept
 ):
     "Paint `add` less `cut`"
+    if keep and keep not in self.masks: self.masks[keep] = np.zeros_like(self.im)
     add = self.cross(add)
-    mask = self.scrap
-    if keep: mask = self.masks.setdefault(keep, np.zeros_like(self.im))
-    if len(add) == 0: return self
-    _paint(self.im, self.x, self.y, self.z, self.tiles, add, self.cross(cut), hu,
-           max(width, self.width), self.thick, self.masks[inside],
-           self.masks.get(outside, self.zeros), self.tex[tex], self.gas, code,
-           self.labels, mask)
+    if len(add):
+        _paint(self.im, self.x, self.y, self.z, self.tiles, add, self.cross(cut), hu,
+               max(width, self.width), self.thick, self.masks[inside],
+               self.masks.get(outside, self.zeros), self.fine, self.mid, self.tex[tex],
+               self.gas, code, self.labels, self.masks[keep] if keep else self.scrap)
     return self
