@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['LEVELS', 'outlines', 'shells', 'textures', 'Abdomen']
 
-# %% ../../nbs/twins/01_abdomen.ipynb #72ecdabb
+# %% ../../nbs/twins/01_abdomen.ipynb #35183bc8
 import math
 from types import SimpleNamespace
 import numpy as np
 from fastcore.basics import patch
 from numba import njit
-from . import organs
-from .organs import CODE, Organ
-from .physics import RISE, Field, axis, hounsfield, noise, soft, stream
+from .body import CODE, body, muscles, pelvis, ribs, spine
+from .organs import (basin, heart, kidney, liver, lungs, pancreas, spleen,
+                                   stomach)
+from .physics import RISE, Field, axis, hounsfield, mix, noise, soft, stream
 from .solids import Slice, grain, waves
+from .tubes import bowel, vessels
 
-# %% ../../nbs/twins/01_abdomen.ipynb #6e427eff
+# %% ../../nbs/twins/01_abdomen.ipynb #488be0bc
 LEVELS = np.array([-120., -20, 90, 200, 270, 335, 390, 460])  # mm: chest … hips
 
 
 def outlines(b):
-    "Half width, front and back of skin, muscle and cavity at each of `LEVELS`"
+    "Half width, front and back of four shells at each of `LEVELS`"
     ac, f, k = b.ac, b.bf, b.bb
     muscle = np.array([[ac+24, ac+22, ac+17, ac+b.wall, ac+15, 138, 150, 154],
                        [f+26, f+21, f+14, f+b.wall*.8, f+8, .5*f+43, .3*f+57, 66],
@@ -29,10 +31,10 @@ def outlines(b):
     cavity = np.array([[ac+9, ac+7, ac+3, ac, ac-4, 92, 76, 62],
                        [f+10, f+9, f+3, f, f, .5*f+32, .3*f+44, 52],
                        [82, 80, k+16, k, k-6, 52, 70, 62]])
-    side = (7 + 30*b.fat)*np.array([.7, .7, .9, 1., 1.15, 1.2, 1., .9])
-    front = (5 + 30*b.fat)*np.array([.5, .5, .7, 1., 1.1, 1.2, 1., .9])
-    back = (6 + 18*b.fat)*np.array([.6, .6, .8, 1.1, 1.4, 1.5, 1.4, 1.2])
-    skin = muscle + np.array([side, front, back]) + 2
+    fat = np.array([(7 + 30*b.fat)*np.array([.7, .7, .9, 1., 1.15, 1.2, 1., .9]),
+                    (5 + 30*b.fat)*np.array([.5, .5, .7, 1., 1.1, 1.2, 1., .9]),
+                    (6 + 18*b.fat)*np.array([.6, .6, .8, 1.1, 1.4, 1.5, 1.4, 1.2])])
+    skin = muscle + fat + 2
     return np.stack([skin, skin - 2.2, muscle, cavity])  # 4 shells × 3 × levels
 
 
@@ -42,16 +44,15 @@ def shells(table, z):
     t = min(max((z - LEVELS[i])/(LEVELS[i+1] - LEVELS[i]), 0), 1); t = t*t*(3 - 2*t)
     return table[..., i]*(1-t) + table[..., i+1]*t
 
-# %% ../../nbs/twins/01_abdomen.ipynb #737306d8
+# %% ../../nbs/twins/01_abdomen.ipynb #757443aa
 @njit(inline='always')
 def _shell(x, y, a, front, back):
     "First-order distance into a superellipse of power 2.5, with its own front and back"
     b = front if y < 0 else back
     u, v = abs(x)/a, abs(y)/b
     su, sv = math.sqrt(u), math.sqrt(v)
-    s = u*u*su + v*v*sv
     gx, gy = u*su/a, v*sv/b
-    return (1 - s)/(2.5*math.sqrt(gx*gx + gy*gy) + 1e-5)
+    return (1 - u*u*su - v*v*sv)/(2.5*math.sqrt(gx*gx + gy*gy) + 1e-5)
 
 
 @njit(inline='always')
@@ -62,8 +63,17 @@ def _rise(d):
     return .5 + .5*math.tanh(d)
 
 
+@njit(inline='always')
+def _flank(d, x, a, amount):
+    "The fat between the three muscle sheets of the flank, `d` mm under their surface"
+    side = min(max(1.6*abs(x)/a - .7, 0), 1)*amount
+    if side == 0 or d < 0 or d > 12: return 0.
+    return 55*side*(math.exp(-(d-4)**2/1.4) + math.exp(-(d-8)**2/1.4))
+
+# %% ../../nbs/twins/01_abdomen.ipynb #9ec98069
 @njit(cache=True, nogil=True, error_model='numpy')
-def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex, meat_tex):
+def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex,
+          meat_tex):
     "Skin, fat, muscle wall and the fat of the cavity"
     k = RISE/width/2
     for i in range(len(im)):
@@ -74,91 +84,106 @@ def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex
             if m == 0: continue
             fat = hu[1] + grain(fine[i, j], mid[i, j], fat_tex)
             m3 = _rise(k*_shell(px, py, shell[3, 0], shell[3, 1], shell[3, 2]))
-            v, m2 = fat, 1.
+            v, tissue = fat, 1
             if m3 < 1:
                 m1 = _rise(k*_shell(px, py, shell[1, 0], shell[1, 1], shell[1, 2]))
-                d2 = _shell(px, py, shell[2, 0], shell[2, 1], shell[2, 2]); m2 = _rise(k*d2)
+                d2 = _shell(px, py, shell[2, 0], shell[2, 1], shell[2, 2])
+                m2 = _rise(k*d2)
                 meat = hu[2] + grain(fine[i, j], mid[i, j], meat_tex)
-                side = min(max(1.6*abs(px)/shell[2, 0] - .7, 0), 1)*hu[3]
-                if side > 0 and d2 > 0:
-                    meat -= 55*side*(math.exp(-(d2-4)**2/1.4) + math.exp(-(d2-8)**2/1.4))
+                meat -= _flank(d2, px, shell[2, 0], hu[3])
                 v = hu[0] + m1*(fat - hu[0]); v += m2*(meat - v); v += m3*(fat - v)
-                if m1 < .5: labels[i, j] = 23
-                elif m2 > .5 and m3 < .5: labels[i, j] = 2
-                else: labels[i, j] = 1
-            else: labels[i, j] = 1
+                if m1 < .5: tissue = 22
+                elif m2 > .5 and m3 < .5: tissue = 2
+            if m > .5: labels[i, j] = tissue
             inside[i, j], cavity[i, j] = m, m3
             im[i, j] += m*(v - im[i, j])
 
-# %% ../../nbs/twins/01_abdomen.ipynb #ad7af3cc
+# %% ../../nbs/twins/01_abdomen.ipynb #f2843cc5
 def textures(b):
-    "How each tissue mixes the fine and the coarser field, see `solids.grain`"
+    "How each tissue mixes the fine and the coarser field"
     t = dict(none=[0], fine=[2.5, 1.5], fat=[2, 5, 40, 0, 1, 1.9, 1], marrow=[32, 16],
-             lung=[24, 20], food=[9, 9], lobules=[7, 0, -42, 1, 0, .75 - .25*b.fat, 1.2],
+             lung=[24, 20], food=[9, 9],
+             lobules=[7, 0, -42, 1, 0, .75 - .25*b.fat, 1.2],
              marbling=[3, 0, -18 - .6*max(b.age-40, 0), .5, 1, 1., 1.5])
     return {k: np.array(v + [0]*(7 - len(v)), np.float32) for k, v in t.items()}
 
-# %% ../../nbs/twins/01_abdomen.ipynb #b4181af6
+# %% ../../nbs/twins/01_abdomen.ipynb #f85a9b9c
 class Abdomen:
-    "A patient: everything that does not change between two examinations, and one of them"
+    "A patient, and one examination of the patient"
     def __init__(self,
         seed: int,  # of the data set
         patient: int,
-        study: int = 1,  # pose, phase, bowel, noise and spacing change from study to study
+        study: int = 1,  # pose, phase, meal, noise and pixel size change with it
     ):
         rng, now = stream(seed, 'patient', patient), stream(seed, 'study', patient, study)
-        self.key, self.body = (seed, patient, study), organs.body(rng)
-        b = self.body
-        if study > 1: b.phase *= now.uniform(.85, 1.15)
-        self.table, self.warp = outlines(b), waves(rng, 2.6)
+        self.key, self.body = (seed, patient, study), body(rng)
+        self.table, self.warp = outlines(self.body), waves(rng, 2.6)
         self.fine, self.mid = Field(rng, 3.2, 420, 80), Field(rng, 11, 420, 700)
-        self.size = (.95 if b.female else 1.02) + rng.normal(0, .03)
-        self.organs = self.furnish(rng, now)
-        self.scan = self.scanner(now)
-        self.bench = None
+        self.size = (.95 if self.body.female else 1.02) + rng.normal(0, .03)
+        self.body.blood *= 1. if study == 1 else now.uniform(.85, 1.15)
+        self.organs, self.scan, self.bench = self.furnish(rng, now), self.scanner(now), {}
 
     def outline(self, z):
-        "The muscle's outline, which the ribs follow"
+        "Half width, front and back of the muscle wall at `z`"
         return shells(self.table, z)[2]
 
     def furnish(self, rng, now):
         "All organs in the order of painting"
-        b = self.body; o = organs
-        return [*o.deep_muscles(b, rng), *o.chest(b, rng), *o.spine(b, rng),
-                *o.ribs(b, rng, self.outline), *o.liver(b, rng),
-                *o.spleen(b, rng), *o.kidneys(b, rng), *o.stomach(b, now),
-                *o.vessels(b, rng), *o.pancreas(b, rng), *o.bowel(b, now),
-                *o.pelvis(b, rng), *o.basin(b, rng)]
+        b = self.body
+        return [*muscles(b, rng), *lungs(b, rng), *heart(b, rng), *spine(b),
+                *ribs(b, rng, self.outline), *liver(b, rng), *spleen(b, rng),
+                *kidney(b, rng, -1), *kidney(b, rng, 1), *stomach(b, now),
+                *vessels(b, rng), *pancreas(b, rng), *bowel(b, now), *pelvis(b, rng),
+                *basin(b, rng)]
 
-    def scanner(self, rng):
-        "Spacing, thickness, pose and noise of the examination"
-        b, thick = self.body, float(rng.choice([1., 5., 5., 2.5]))
-        wide = 2*self.table[0, 0].max()*self.size
-        pitch = min(max(wide*rng.uniform(1.06, 1.3)/512, .6), .976562)
-        pitch = round(pitch/.00195313)*.00195313
-        room = max(512*pitch - wide, 8.)
-        pose = (rng.normal(0, .08)*room, rng.normal(-8, 6), rng.normal(0, .025), self.size)
-        return SimpleNamespace(thick=thick, pitch=float(pitch), pose=pose,
-                               noise=rng.uniform(8, 15)*(1 + .25*b.fat)*(5/thick)**.15,
-                               kernel=(rng.uniform(.17, .24), 2.), width=rng.uniform(1.5, 1.9))
+# %% ../../nbs/twins/01_abdomen.ipynb #fd657bbb
+@patch
+def scanner(self: Abdomen, rng):
+    "Pixel size, slice thickness, pose and noise of the examination"
+    thick = float(rng.choice([1., 5., 5., 2.5]))
+    wide = 2*self.table[0, 0].max()*self.size
+    pitch = min(max(wide*rng.uniform(1.06, 1.3)/512, .6), .976562)
+    room = max(512*pitch - wide, 8.)
+    pose = (rng.normal(0, .08)*room, rng.normal(-8, 6), rng.normal(0, .025), self.size)
+    return SimpleNamespace(
+        thick=thick, pitch=round(pitch*1024)/1024, pose=tuple(map(float, pose)),
+        noise=float(rng.uniform(8, 15)*(1 + .25*self.body.fat)*(5/thick)**.15),
+        kernel=(float(rng.uniform(.17, .24)), 2.), width=float(rng.uniform(1.5, 1.9)))
 
-# %% ../../nbs/twins/01_abdomen.ipynb #8a0b1d25
+
 @patch
 def couch(self: Abdomen, n, pitch):
-    "Air and the table under the patient"
-    if self.bench is not None and len(self.bench) == n: return self.bench
-    t = axis(n, pitch); x, y = t[None], t[:, None]
-    rng = stream(*self.key, 'table'); _, y0, _, size = self.scan.pose
-    top = y0 + size*(self.table[0, 2].max()) + rng.uniform(0, 4)
-    curve, depth, im = rng.uniform(.0006, .0014), rng.uniform(24, 46), np.full((n, n), -1000, np.float32)
-    for off, flat, hu, half in ((0, 1., rng.uniform(-50, 150), 1.7), (depth, .9, rng.uniform(-250, 50), 1.5)):
-        d = np.abs(y - (top + off - curve*flat*x*x + .0*x))
-        m = soft(half - d, 1.6)*soft(205 - np.abs(x), 3.)
-        im += m*(hu - im)
-    core = soft(y - top + curve*x*x, 2.)*soft(top + depth - .9*curve*x*x - y, 2.)*soft(205 - np.abs(x), 3.)
-    im += core*(im < -900)*rng.uniform(5, 35)
-    self.bench = im
-    return im
+    "Air, and the table's two shells under the patient"
+    if n in self.bench: return self.bench[n]
+    rng, t = stream(*self.key, 'table'), axis(n, pitch)
+    x, y = t[None], t[:, None]
+    top = self.scan.pose[1] + self.size*self.table[0, 2].max() + rng.uniform(4, 9)
+    curve, deep, im = rng.uniform(.0006, .0014), rng.uniform(24, 46), np.full((n, n), -1e3, 'f')
+    top = top + 6000*curve*.5
+    sheets = [top - curve*x*x, top + deep - .9*curve*x*x]
+    ends = soft(205 - np.abs(x), 3.)
+    mix(im, soft(y - sheets[0], 2.)*soft(sheets[1] - y, 2.)*ends, rng.uniform(-995, -965))
+    for line, hu in zip(sheets, (rng.uniform(-50, 150), rng.uniform(-250, 50))):
+        mix(im, soft(1.6 - np.abs(y - line), 1.6)*ends, hu)
+    return self.bench.setdefault(n, im)
+
+# %% ../../nbs/twins/01_abdomen.ipynb #399b6702
+@patch
+def start(self: Abdomen, z, n):
+    "An empty `Slice` with table, wall and textures"
+    b, s, pitch = self.body, self.scan, self.scan.pitch*512/n
+    c = Slice(z, n, pitch, s.pose, self.warp, s.thick, max(s.width, 1.3*pitch))
+    t = axis(n, pitch)
+    c.fine, c.mid = self.fine.plane(t, t, (z + 150) % 70 - 35), self.mid.plane(t, t, z - 170)
+    c.tex, c.im[:] = textures(b), self.couch(n, pitch)
+    for name in ('cavity', 'body', 'solid'): c.masks[name] = np.zeros_like(c.im)
+    hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, 0), 1)], np.float32)
+    _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
+          shells(self.table, z), hu, c.width, c.fine, c.mid, c.tex['fat'],
+          c.tex['marbling'])
+    k = -(-n//16); inside = np.pad(c.masks['body'], (0, 16*k - n)).reshape(k, 16, k, 16)
+    c.tiles = c.tiles[inside.any((1, 3)).ravel()]
+    return c
 
 
 @patch
@@ -167,35 +192,24 @@ def base(self: Abdomen,
     n: int = 512,  # pixels a side
 ):
     "The slice at `z` without lesion and noise: a `Slice` with image, masks, tissue map"
-    b, s = self.body, self.scan
-    pitch = s.pitch*512/n
-    c = Slice(z, n, pitch, s.pose, self.warp, s.thick, max(s.width, 1.3*pitch))
-    t = axis(n, pitch)
-    c.fine, c.mid = self.fine.plane(t, t, (z + 150) % 70 - 35), self.mid.plane(t, t, z - 170)
-    c.tex.update(textures(b))
-    c.im[:] = self.couch(n, pitch)
-    c.masks['cavity'], c.masks['body'], c.masks['solid'] = (np.zeros_like(c.im) for _ in range(3))
-    hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, 0), 1)], np.float32)
-    _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
-          shells(self.table, z), hu, c.width, c.fine, c.mid, c.tex['fat'], c.tex['marbling'])
-    k = -(-n//16); body = np.pad(c.masks['body'], (0, 16*k - n)).reshape(k, 16, k, 16)
-    c.tiles = c.tiles[body.any((1, 3)).ravel()]
+    c = self.start(z, n)
     for o in self.organs:
-        c.paint(o.add, o.hu, o.cut, o.width, o.inside, o.outside, o.tex, CODE[o.tissue], o.keep)
-        if o.keep in ('liver', 'spleen', 'kidney', 'stomach', 'gall', 'bladder') and c.masks[o.keep].any():
+        hit = c.paint(o.add, o.hu, o.cut, o.width, o.inside, o.outside, o.tex,
+                      CODE[o.tissue], o.keep)
+        if hit and o.keep in ('liver', 'kidney', 'stomach'):
             np.maximum(c.masks['solid'], c.masks[o.keep], out=c.masks['solid'])
     return c
 
 
 @patch
 def finish(self: Abdomen, im, z: float):
-    "Noise on a clean slice, whole Hounsfield units, the empty corners of the field of view"
-    n, s, (_, pid, study) = len(im), self.scan, self.key
-    t = axis(n, s.pitch*512/n); x0, y0, _, size = s.pose
-    a, f, k = shells(self.table, z)[0]*size
-    ex, ey = np.exp(-((t-x0)/a)**2), np.exp(-((t-y0)/(.5*(f+k)))**2)
-    amp = s.noise*(.5 + .75*ey[:, None]*ex[None])
+    "Noise, whole Hounsfield units, and nothing outside the round field of view"
+    n, s = len(im), self.scan
+    pitch = s.pitch*512/n; t = axis(n, pitch)
+    a, f, k = shells(self.table, z)[0]*self.size
+    ex, ey = np.exp(-((t-s.pose[0])/a)**2), np.exp(-((t-s.pose[1])/(.5*(f+k)))**2)
+    amp = (s.noise*(.5 + .75*np.outer(ey, ex))).astype(np.float32)
     rng = stream(*self.key, 'noise', int(round(z*100)) + 100_000)
-    out = hounsfield(im + amp.astype(np.float32)*noise(rng, n, s.pitch*512/n, s.kernel))
-    out[t[:, None]**2 + t[None]**2 > (256*s.pitch)**2] = -1024
+    out = hounsfield(im + amp*noise(rng, n, pitch, s.kernel))
+    out[np.add.outer(t*t, t*t) > (256*s.pitch)**2] = -1024
     return out

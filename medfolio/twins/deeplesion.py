@@ -6,7 +6,7 @@
 __all__ = ['SHAM', 'VERSION', 'png', 'exam', 'label', 'row', 'picture', 'told_of', 'truth', 'write_patient', 'save',
            'deeplesion_twin']
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #e95c1ea7
+# %% ../../nbs/twins/02_deeplesion.ipynb #6c10d858
 import json, math, multiprocessing, os, struct
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from ..core import MedfolioError, write_atomic
 from .abdomen import Abdomen, shells
 from .lesions import (RANGE, SHARE, TYPES, click, contour, draw, grow, recist,
                                     released_box, true_box)
-from .organs import TISSUES
+from .body import TISSUES
 from .physics import stream
 
 # %% ../../nbs/twins/02_deeplesion.ipynb #c5fabafa

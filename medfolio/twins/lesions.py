@@ -6,11 +6,10 @@
 __all__ = ['TYPES', 'RANGE', 'SHARE', 'Lesion', 'reach', 'membership', 'draw', 'contour', 'true_box', 'recist', 'click',
            'released_box', 'propose', 'around', 'suits', 'density', 'grow']
 
-# %% ../../nbs/twins/01b_lesions.ipynb #5febe3c9
+# %% ../../nbs/twins/01b_lesions.ipynb #3dc8b42b
 import math
 from dataclasses import dataclass
 import numpy as np
-from .organs import CODE
 from .physics import F, RISE, soft
 from .solids import locate
 

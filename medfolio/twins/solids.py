@@ -47,7 +47,7 @@ def blob(
     s[0, HU:GRAIN+1] = hu, level, grain
     return s
 
-# %% ../../nbs/twins/00b_solids.ipynb #8f8cb310
+# %% ../../nbs/twins/00b_solids.ipynb #214fc761
 def pieces(
     start, end,  # points, (n, 3), mm
     first, last,  # radii at them, mm
@@ -63,7 +63,7 @@ def pieces(
     s[:, HU], s[:, LEVEL], s[:, GRAIN] = hu, level, grain
     return s
 
-
+# %% ../../nbs/twins/00b_solids.ipynb #b9f929a3
 def pipe(
     path,  # points (x, y, z), mm
     radii,  # at each point: a number or a list, mm
@@ -88,7 +88,7 @@ def shrink(solids, by: float):
     s[:, SHAPE+3] = np.maximum(s[:, SHAPE+3] - by, .05)
     return s
 
-# %% ../../nbs/twins/00b_solids.ipynb #fbedf049
+# %% ../../nbs/twins/00b_solids.ipynb #c92ca86a
 @njit(inline='always')
 def _distance(s, x, y, z):
     "Signed distance (mm, positive inside) and the z part of the normal"
@@ -115,7 +115,7 @@ def _distance(s, x, y, z):
     g = math.sqrt(gx*gx + gy*gy + gz*gz) + 1e-9
     return (1 - rho)/g, gz/g
 
-
+# %% ../../nbs/twins/00b_solids.ipynb #754887f3
 @njit(cache=True)
 def depth(
     solids,  # matrix
@@ -160,7 +160,7 @@ def _spread(n, step):
     m[np.arange(n), i], m[np.arange(n), i+1] = 1 - (t-i), t - i
     return m
 
-# %% ../../nbs/twins/00b_solids.ipynb #40c760a5
+# %% ../../nbs/twins/00b_solids.ipynb #56a6e220
 def place(
     col, row,  # pixels: arrays or numbers
     z: float,  # of the slice, mm in the patient
@@ -177,7 +177,7 @@ def place(
     dx, dy = bend(x, y, z, warp)
     return x + dx, y + dy
 
-
+# %% ../../nbs/twins/00b_solids.ipynb #21dfe929
 def locate(x: float, y: float, z: float, n, pitch, pose, warp):
     "The pixel (col, row) of a place in the patient: `place` backwards"
     col = row = (n-1)/2
@@ -202,7 +202,7 @@ def grid(z: float, n: int, pitch: float, pose=(0., 0., 0., 1.), warp=np.zeros((0
     tiles = np.stack([r, c, lo(x), hi(x), lo(y), hi(y)], -1).reshape(-1, 6)
     return x, y, tiles.astype(np.float32)
 
-# %% ../../nbs/twins/00b_solids.ipynb #934d9aba
+# %% ../../nbs/twins/00b_solids.ipynb #a0a76d70
 @njit(inline='always')
 def _edge(d, nz, width, thick):
     "Membership at distance `d` of an edge blurred by the scanner and by the slab"
@@ -232,7 +232,7 @@ def _union(add, cut, near, far, x, y, z):
         if -dj < d: d, nz = -dj, nj
     return d, nz, who
 
-
+# %% ../../nbs/twins/00b_solids.ipynb #f041c426
 @njit(inline='always')
 def _near(solids, tile, reach):
     "Which solids touch a tile"
@@ -243,10 +243,10 @@ def _near(solids, tile, reach):
             s[2]-s[14]-reach < tile[5] and s[2]+s[14]+reach > tile[4]): near.append(j)
     return near
 
-# %% ../../nbs/twins/00b_solids.ipynb #a8540035
+# %% ../../nbs/twins/00b_solids.ipynb #1d9d8f92
 @njit(cache=True, nogil=True, error_model='numpy')
-def _paint(im, x, y, z, tiles, add, cut, hu, width, thick, clip, avoid, fine, mid, tex, gas,
-           code, labels, keep):
+def _paint(im, x, y, z, tiles, add, cut, hu, width, thick, clip, avoid, fine, mid, tex,
+           gas, code, labels, keep):
     "Paint one group on the slice at `z`; see `Slice.paint`"
     n, reach = len(im), 1.3*width + .5*thick
     for tile in tiles:
@@ -269,7 +269,7 @@ def _paint(im, x, y, z, tiles, add, cut, hu, width, thick, clip, avoid, fine, mi
                 if m > .5: labels[i, j] = code
                 keep[i, j] = max(keep[i, j], m)
 
-# %% ../../nbs/twins/00b_solids.ipynb #b2a56f1a
+# %% ../../nbs/twins/00b_solids.ipynb #0f3ea409
 class Slice:
     "A plane through a patient, on which groups of solids are painted one after another"
     def __init__(self,
@@ -286,7 +286,7 @@ class Slice:
         self.im = np.full((n, n), -1000, np.float32)
         self.labels = np.zeros((n, n), np.uint8)
         self.gas = ((axis(n, pitch) - pose[1])/pose[3]).astype(np.float32)
-        self.zeros, self.scrap = np.zeros((n, n), np.float32), np.zeros((n, n), np.float32)
+        self.zeros, self.scrap = np.zeros_like(self.im), np.zeros_like(self.im)
         self.masks = {'all': np.ones((n, n), np.float32)}
         self.fine = self.mid = self.zeros  # fields of unit variance, for the textures
         self.tex = {'none': np.zeros(7, np.float32)}  # how each texture mixes them
@@ -296,7 +296,7 @@ class Slice:
         return solids[np.abs(solids[:, 3] - self.z) < solids[:, 15] + 1.3*self.width
                       + .5*self.thick]
 
-# %% ../../nbs/twins/00b_solids.ipynb #896861c7
+# %% ../../nbs/twins/00b_solids.ipynb #9fbe0536
 @patch
 def paint(self: Slice,
     add,  # solids
@@ -308,12 +308,12 @@ def paint(self: Slice,
     code: int = 0,  # in the tissue map
     keep: str = '',  # name under which the membership is kept
 ):
-    "Paint `add` less `cut`"
-    if keep and keep not in self.masks: self.masks[keep] = np.zeros_like(self.im)
+    "Paint `add` less `cut`; was there anything to paint?"
     add = self.cross(add)
-    if len(add):
-        _paint(self.im, self.x, self.y, self.z, self.tiles, add, self.cross(cut), hu,
-               max(width, self.width), self.thick, self.masks[inside],
-               self.masks.get(outside, self.zeros), self.fine, self.mid, self.tex[tex],
-               self.gas, code, self.labels, self.masks[keep] if keep else self.scrap)
-    return self
+    if len(add) == 0 or inside not in self.masks: return False
+    if keep and keep not in self.masks: self.masks[keep] = np.zeros_like(self.im)
+    _paint(self.im, self.x, self.y, self.z, self.tiles, add, self.cross(cut), hu,
+           max(width, self.width), self.thick, self.masks[inside],
+           self.masks.get(outside, self.zeros), self.fine, self.mid, self.tex[tex],
+           self.gas, code, self.labels, self.masks[keep] if keep else self.scrap)
+    return True
