@@ -48,7 +48,7 @@ def reach(
         g, dg = g + a*np.cos(k*theta + ph), dg - k*a*np.sin(k*theta + ph)
     return r*g, np.sqrt(1 + (slope + dg/g)**2)
 
-# %% ../../nbs/twins/01b_lesions.ipynb #870619c7
+# %% ../../nbs/twins/01b_lesions.ipynb #6477ce8c
 def membership(
     les: Lesion,
     n: int,  # pixels a side
@@ -64,8 +64,7 @@ def membership(
     r, oblique = reach(les, np.arctan2(y, x))
     q = np.sqrt(x*x + y*y)/r
     rho = np.sqrt(q*q + (dz/les.depth)**2) + 1e-6
-    pixel = les.depth/max(les.radius, 1e-6)  # mm of depth for a pixel of radius
-    slope = np.hypot(q*oblique/r, dz/les.depth**2*pixel)/rho
+    slope = np.hypot(q*oblique/r, dz/les.depth/les.radius)/rho
     m = soft((1 - rho)/(slope + 1e-6), max(les.width, 1.1*k))
     return (slice(lo[1], hi[1]), slice(lo[0], hi[0])), m.astype(F), q
 
