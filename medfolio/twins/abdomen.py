@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVELS', 'outlines', 'shells', 'textures', 'Abdomen']
 
-# %% ../../nbs/twins/01_abdomen.ipynb #35183bc8
+# %% ../../nbs/twins/01_abdomen.ipynb #ca2425e7
 import math
 from types import SimpleNamespace
 import numpy as np
@@ -14,7 +14,8 @@ from numba import njit
 from .body import CODE, body, muscles, pelvis, ribs, spine
 from .organs import (basin, heart, kidney, liver, lungs, pancreas, spleen,
                                    stomach)
-from .physics import RISE, Field, axis, hounsfield, mix, noise, soft, stream
+from .physics import (RISE, Field, axis, hounsfield, mix, noise, soft,
+                                    stream)
 from .solids import Slice, grain, waves
 from .tubes import bowel, vessels
 
@@ -98,16 +99,16 @@ def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex
             inside[i, j], cavity[i, j] = m, m3
             im[i, j] += m*(v - im[i, j])
 
-# %% ../../nbs/twins/01_abdomen.ipynb #f2843cc5
+# %% ../../nbs/twins/01_abdomen.ipynb #24a97a34
 def textures(b):
     "How each tissue mixes the fine and the coarser field"
-    t = dict(none=[0], fine=[2.5, 1.5], fat=[2, 5, 40, 0, 1, 1.9, 1], marrow=[32, 16],
+    t = dict(none=[0], fine=[2.5, 1.5], fat=[4, 8, 50, .3, 1, 1.8, 1], marrow=[32, 16],
              lung=[24, 20], food=[9, 9],
              lobules=[7, 0, -42, 1, 0, .75 - .25*b.fat, 1.2],
              marbling=[3, 0, -18 - .6*max(b.age-40, 0), .5, 1, 1., 1.5])
     return {k: np.array(v + [0]*(7 - len(v)), np.float32) for k, v in t.items()}
 
-# %% ../../nbs/twins/01_abdomen.ipynb #f85a9b9c
+# %% ../../nbs/twins/01_abdomen.ipynb #7b30085d
 class Abdomen:
     "A patient, and one examination of the patient"
     def __init__(self,
@@ -115,13 +116,15 @@ class Abdomen:
         patient: int,
         study: int = 1,  # pose, phase, meal, noise and pixel size change with it
     ):
-        rng, now = stream(seed, 'patient', patient), stream(seed, 'study', patient, study)
+        rng = stream(seed, 'patient', patient)
+        now = stream(seed, 'study', patient, study)
         self.key, self.body = (seed, patient, study), body(rng)
         self.table, self.warp = outlines(self.body), waves(rng, 2.6)
         self.fine, self.mid = Field(rng, 3.2, 420, 80), Field(rng, 11, 420, 700)
         self.size = (.95 if self.body.female else 1.02) + rng.normal(0, .03)
         self.body.blood *= 1. if study == 1 else now.uniform(.85, 1.15)
-        self.organs, self.scan, self.bench = self.furnish(rng, now), self.scanner(now), {}
+        self.organs, self.scan = self.furnish(rng, now), self.scanner(now)
+        self.bench = {}
 
     def outline(self, z):
         "Half width, front and back of the muscle wall at `z`"
@@ -136,7 +139,7 @@ class Abdomen:
                 *vessels(b, rng), *pancreas(b, rng), *bowel(b, now), *pelvis(b, rng),
                 *basin(b, rng)]
 
-# %% ../../nbs/twins/01_abdomen.ipynb #fd657bbb
+# %% ../../nbs/twins/01_abdomen.ipynb #7303727d
 @patch
 def scanner(self: Abdomen, rng):
     "Pixel size, slice thickness, pose and noise of the examination"
@@ -147,8 +150,8 @@ def scanner(self: Abdomen, rng):
     pose = (rng.normal(0, .08)*room, rng.normal(-8, 6), rng.normal(0, .025), self.size)
     return SimpleNamespace(
         thick=thick, pitch=round(pitch*1024)/1024, pose=tuple(map(float, pose)),
-        noise=float(rng.uniform(8, 15)*(1 + .25*self.body.fat)*(5/thick)**.15),
-        kernel=(float(rng.uniform(.17, .24)), 2.), width=float(rng.uniform(1.5, 1.9)))
+        noise=float(rng.uniform(9, 17)*(1 + .25*self.body.fat)*(5/thick)**.15),
+        kernel=(float(rng.uniform(.13, .2)), 2.), width=float(rng.uniform(1.5, 1.9)))
 
 
 @patch
@@ -158,23 +161,25 @@ def couch(self: Abdomen, n, pitch):
     rng, t = stream(*self.key, 'table'), axis(n, pitch)
     x, y = t[None], t[:, None]
     top = self.scan.pose[1] + self.size*self.table[0, 2].max() + rng.uniform(4, 9)
-    curve, deep, im = rng.uniform(.0006, .0014), rng.uniform(24, 46), np.full((n, n), -1e3, 'f')
-    top = top + 6000*curve*.5
+    curve, deep = rng.uniform(.0006, .0014), rng.uniform(24, 46)
+    im = np.full((n, n), -1000, np.float32)
     sheets = [top - curve*x*x, top + deep - .9*curve*x*x]
     ends = soft(205 - np.abs(x), 3.)
-    mix(im, soft(y - sheets[0], 2.)*soft(sheets[1] - y, 2.)*ends, rng.uniform(-995, -965))
+    filling = soft(y - sheets[0], 2.)*soft(sheets[1] - y, 2.)*ends
+    mix(im, filling, rng.uniform(-995, -965))
     for line, hu in zip(sheets, (rng.uniform(-50, 150), rng.uniform(-250, 50))):
         mix(im, soft(1.6 - np.abs(y - line), 1.6)*ends, hu)
     return self.bench.setdefault(n, im)
 
-# %% ../../nbs/twins/01_abdomen.ipynb #399b6702
+# %% ../../nbs/twins/01_abdomen.ipynb #df0b2977
 @patch
 def start(self: Abdomen, z, n):
     "An empty `Slice` with table, wall and textures"
     b, s, pitch = self.body, self.scan, self.scan.pitch*512/n
     c = Slice(z, n, pitch, s.pose, self.warp, s.thick, max(s.width, 1.3*pitch))
     t = axis(n, pitch)
-    c.fine, c.mid = self.fine.plane(t, t, (z + 150) % 70 - 35), self.mid.plane(t, t, z - 170)
+    c.fine = self.fine.plane(t, t, (z + 150) % 70 - 35)
+    c.mid = self.mid.plane(t, t, z - 170)
     c.tex, c.im[:] = textures(b), self.couch(n, pitch)
     for name in ('cavity', 'body', 'solid'): c.masks[name] = np.zeros_like(c.im)
     hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, 0), 1)], np.float32)
@@ -185,7 +190,7 @@ def start(self: Abdomen, z, n):
     c.tiles = c.tiles[inside.any((1, 3)).ravel()]
     return c
 
-
+# %% ../../nbs/twins/01_abdomen.ipynb #9c0474ad
 @patch
 def base(self: Abdomen,
     z: float,  # mm under the dome of the liver

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from .solids import blob, group, pipe, shrink
 
-# %% ../../nbs/twins/00c_body.ipynb #cb842b52
+# %% ../../nbs/twins/00c_body.ipynb #4a744ca0
 TISSUES = ['air', 'fat', 'muscle', 'bone', 'marrow', 'lung', 'heart', 'liver',
-           'liver vessel', 'spleen', 'kidney', 'stomach', 'pancreas', 'adrenal', 'vessel',
-           'calcification', 'bowel', 'content', 'node', 'bladder', 'genital',
+           'liver vessel', 'spleen', 'kidney', 'stomach', 'pancreas', 'adrenal',
+           'vessel', 'calcification', 'bowel', 'content', 'node', 'bladder', 'genital',
            'gallbladder', 'skin', 'disc']
 CODE = {name: i for i, name in enumerate(TISSUES)}
 
@@ -33,7 +33,7 @@ class Organ(NamedTuple):
     tex: str = 'fine'  # texture
     keep: str = ''  # name of the mask that it leaves
 
-# %% ../../nbs/twins/00c_body.ipynb #6517099e
+# %% ../../nbs/twins/00c_body.ipynb #154ccc18
 def body(
     rng,  # of the patient
 ):
@@ -46,17 +46,18 @@ def body(
     return SimpleNamespace(
         female=female, age=age, fat=fat, phase=float(phase),
         ac=117 + 14*visceral + rng.normal(0, 4),  # half width of the cavity
-        bf=66 + 26*visceral + rng.normal(0, 4), bb=54 + 5*min(visceral, 1),  # front, back
+        bf=66 + 26*visceral + rng.normal(0, 4),  # its depth in front
+        bb=54 + 5*min(visceral, 1),  # and behind
         wall=rng.uniform(9, 14)*(.85 if female else 1),
-        blood=45 + 125*phase, liver=rng.uniform(50, 62)*fatty + 52*phase,
+        blood=45 + 125*phase, liver=rng.uniform(46, 62)*fatty + 44*phase,
         muscle=rng.uniform(50, 62) - .25*max(age-50, 0) + 8*phase,
         fat_hu=rng.uniform(-112, -98), bone=rng.uniform(150, 250) - 1.4*max(age-40, 0))
 
-# %% ../../nbs/twins/00c_body.ipynb #ab1ecd8c
+# %% ../../nbs/twins/00c_body.ipynb #7d816185
 def arch(s, y, yc, z, low):
     "One side of a vertebra's arch: paths and radii"
-    return [([(s*13, y, z-5), (s*15, yc, z-3), (s*10, yc+10, z+5), (0, yc+15, z+9)], 4.6),
-            ([(s*14, yc+1, z-2), (s*(34 + 6*low), yc+5, z-1)], 3.4),
+    root = [(s*13, y, z-5), (s*15, yc, z-3), (s*10, yc+10, z+5), (0, yc+15, z+9)]
+    return [(root, 4.6), ([(s*14, yc+1, z-2), (s*(34 + 6*low), yc+5, z-1)], 3.4),
             ([(s*16, yc+3, z-14), (s*15, yc+7, z+14)], 5.6)]
 
 
@@ -83,7 +84,7 @@ def spine(b):
             step('marrow', cores, b.bone*1.1, tex='marrow', width=2.2),
             step('disc', [shrink(s, 3.2) for s in canal], 28)]
 
-# %% ../../nbs/twins/00c_body.ipynb #2a1a80e1
+# %% ../../nbs/twins/00c_body.ipynb #bad41d96
 def rib(k, s, b, rng, outline):
     "The centre line of rib `k` on side `s`, and the number of its bony points"
     last = {12: 1.15, 11: 1.7, 10: 2.2}.get(k, 2.4) + rng.normal(0, .06)
@@ -113,9 +114,10 @@ def ribs(
     outer.append(blob(front, (17, 5.5, 75))); inner.append(blob(front, (15, 3.5, 73)))
     return [Organ('disc', group(*soft), 115, inside='all'),
             Organ('bone', group(*outer), 480, inside='all'),
-            Organ('marrow', group(*inner), .7*b.bone, inside='all', tex='marrow', width=2.)]
+            Organ('marrow', group(*inner), .7*b.bone, inside='all', tex='marrow',
+                  width=2.)]
 
-# %% ../../nbs/twins/00c_body.ipynb #5eff618f
+# %% ../../nbs/twins/00c_body.ipynb #3ee718fb
 def wing(s, w):
     "The iliac wing of side `s`: paths and radii, from crest to socket"
     out, radii = [], np.array([5.2, 4.2, 4., 5., 7.])
@@ -142,10 +144,11 @@ def hip(s, w):
 def sacrum(less):
     "Its drums, smaller by `less` mm"
     q = np.linspace(0, 1, 6)
-    return [blob((0, 44 + 26*t, 318 + 72*t), (56 - 30*t - less, 19 - 6*t - less, 17 - .8*less),
-                 (.5 - .6*t, 0, 0), drum=True) for t in q]
+    size = lambda t: (56 - 30*t - less, 19 - 6*t - less, 17 - .8*less)
+    return [blob((0, 44 + 26*t, 318 + 72*t), size(t), (.5 - .6*t, 0, 0), drum=True)
+            for t in q]
 
-# %% ../../nbs/twins/00c_body.ipynb #3a6b1ac1
+# %% ../../nbs/twins/00c_body.ipynb #088ab9be
 GLUTEAL = (((62, 88, 345), (52, 26, 70), .5), ((112, 22, 335), (20, 46, 62), .25),
            ((84, 4, 320), (20, 34, 55), .6), ((108, -38, 405), (17, 22, 50), 0.))
 
@@ -155,28 +158,29 @@ def pelvis(b, rng):
     w = (1.06 if b.female else 1.) + rng.normal(0, .03)
     bones = [p for s in (-1, 1) for p in wing(s, w) + hip(s, w)]
     ball = lambda less: [blob((s*90*w, 0, 420), [24 - less]*3) for s in (-1, 1)]
-    neck = lambda less: [pipe([(s*96*w, 2, 426), (s*140*w, 8, 446)], [16 - less, 18 - less])
-                         for s in (-1, 1)]
+    neck = lambda less: [pipe([(s*96*w, 2, 426), (s*140*w, 8, 446)],
+                              [16 - less, 18 - less]) for s in (-1, 1)]
     meat = lambda more: group(*(
         blob((s*c[0]*w, *c[1:]), np.array(a) + more, (0, 0, -s*t))
         for s in (-1, 1) for c, a, t in GLUTEAL))
     inner = dict(inside='all', tex='marrow', width=2.4); wrap = dict(inside='body')
     return [Organ('fat', meat(2), b.fat_hu, tex='fat', **wrap),
             Organ('muscle', meat(0), b.muscle, tex='marbling', **wrap),
-            Organ('bone', group(*(pipe(*p) for p in bones), *sacrum(0)), 430, inside='all'),
+            Organ('bone', group(*(pipe(*p) for p in bones), *sacrum(0)), 430,
+                  inside='all'),
             Organ('marrow', group(*(pipe(p, r - 1.9) for p, r in bones), *sacrum(2.5)),
                   b.bone*.95, **inner),
             Organ('bone', group(*ball(0), *neck(0)), 420, inside='all'),
             Organ('marrow', group(*ball(2.2), *neck(2.6)), b.bone*1.2, **inner)]
 
-# %% ../../nbs/twins/00c_body.ipynb #67e75788
+# %% ../../nbs/twins/00c_body.ipynb #eea31d7b
 def back_muscles(k):
     "The long muscles of the back, both sides, thicker by a factor `k`"
     out = []
     for s in (-1, 1):
         for x, y, r in ((13, 75, 12), (23, 74, 14), (33, 72, 14), (43, 69, 11)):
-            way = ((.85, -3, -200), (.9, 0, -40), (1, 2, 110), (1.1, 3, 220), (.95, 12, 300),
-                   (.6, 20, 350))
+            way = ((.85, -3, -200), (.9, 0, -40), (1, 2, 110), (1.1, 3, 220),
+                   (.95, 12, 300), (.6, 20, 350))
             out.append(pipe([(s*x*q, y + dy, z) for q, dy, z in way],
                             k*r*np.array([.85, .9, 1.05, 1.2, 1.1, .6])))
     return group(*out)

@@ -112,7 +112,7 @@ def row(vol, key, told, name, patient, study, part, size, neighbours):
         DICOM_windows=_list(window), Patient_gender='F' if b.female else 'M',
         Patient_age=b.age + study - 1, Train_Val_Test=part)
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #c94144b6
+# %% ../../nbs/twins/02_deeplesion.ipynb #6e373b58
 SHAM = 10_000_000  # patients whose labels stand in where the signal is removed
 
 
@@ -137,15 +137,16 @@ def truth(les, told, vol, key, name, size, spread, patient):
     box = lambda name, v: {f'{name}_{c}': float(o) for c, o in zip(corner, v)}
     r = np.hypot(*(contour(les, 36) - [les.col, les.row]).T)*k
     return dict(File_name=name, patient=patient, kind=les.kind, margin=les.width*k,
-                level=told['level'], reader_sigma=spread*les.width*k, contrast=les.contrast, hu=les.hu,
+                level=told['level'], reader_sigma=spread*les.width*k,
+                contrast=les.contrast, hu=les.hu,
                 noise=vol.scan.noise, spacing=vol.scan.pitch/k, z=key['z'],
                 x=(les.col + .5)*k - .5, y=(les.row + .5)*k - .5, radius=les.radius*k,
                 radii=r.astype(np.float32), **box('true', told['true']),
                 **box('recist', told['clean']), **box('released', told['box']))
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #4dc01f5b
+# %% ../../nbs/twins/02_deeplesion.ipynb #24b85f6f
 def write_key(root, vol, key, own, names, size, signal, neighbours, spread, part):
-    "Pictures, rows and truths of one key slice; `own` is the slice whose labels it gets"
+    "Pictures, rows and truths of a key slice; `own` is the one whose labels it gets"
     (_, patient, study), (name, series), n = vol.key, names, neighbours
     told = told_of(vol.key[0], patient, study, own, size, spread)
     rows = [row(vol, key, t, name, patient, study, part, size, n) for t in told]
@@ -158,7 +159,7 @@ def write_key(root, vol, key, own, names, size, signal, neighbours, spread, part
         if d == 0: save(root/'_truth/tissue'/file, tissue)
     return rows, truths
 
-
+# %% ../../nbs/twins/02_deeplesion.ipynb #2ea90d62
 def write_patient(root, patient, seed, signal, size, neighbours, slices, spread):
     "Draw and write one patient; its rows and its truths"
     root, rng, done = Path(root), stream(seed, 'plan', patient), []
@@ -195,7 +196,7 @@ def run_jobs(jobs, workers):
     with ProcessPoolExecutor(workers, context) as pool:
         return list(pool.map(write_patient, *zip(*jobs)))
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #dff8ab97
+# %% ../../nbs/twins/02_deeplesion.ipynb #2b21c585
 def deeplesion_twin(
     root,  # folder to write
     patients: int = 200,
@@ -210,11 +211,11 @@ def deeplesion_twin(
     "Write a synthetic DeepLesion; the same for the same arguments, whatever `workers`"
     root = Path(root)
     if (root/'DL_info.csv').exists():
-        raise MedfolioError(f'{root} holds a DL_info.csv already: choose an empty folder')
+        raise MedfolioError(f'{root} holds a DL_info.csv already: '
+                            'choose an empty folder')
     if patients < 1 or size % 16 or size < 64 or signal not in (0, 1) or neighbours < 0:
-        raise MedfolioError('a twin takes at least one patient, a size that is a multiple '
-                            'of 16 and at least 64, signal 0 or 1, and no fewer than 0 '
-                            'neighbours')
+        raise MedfolioError('a twin takes at least 1 patient, a size that is a multiple '
+                            'of 16 and at least 64, signal 0 or 1, neighbours from 0')
     about = dict(generator='medfolio.twins.deeplesion', version=VERSION, synthetic=True,
                  seed=seed, signal=signal, patients=patients, size=size, slices=slices,
                  neighbours=neighbours, spread=spread, tissues=TISSUES)
@@ -222,8 +223,7 @@ def deeplesion_twin(
     done = run_jobs([(root, p, seed, signal, size, neighbours, slices, spread)
                      for p in range(1, patients + 1)], workers)
     rows, truths = ([r for d in done for r in d[i]] for i in (0, 1))
-    if not rows: raise MedfolioError('no lesion found room: ask for more patients or slices')
-    (root/'_truth').mkdir(parents=True, exist_ok=True)
+    if not rows: raise MedfolioError('no lesion found room: ask for more patients')
     pd.DataFrame(truths).to_parquet(root/'_truth/lesions.parquet', index=False)
     write_atomic(root/'DL_info.csv', pd.DataFrame(rows).to_csv(index=False))
     return root

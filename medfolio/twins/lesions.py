@@ -193,13 +193,13 @@ def suits(kind, c, les: Lesion) -> bool:
                 and bone < .05)
     return part('cavity') > .9 and fat > .55 and bone < .05 and hu < 10
 
-# %% ../../nbs/twins/01b_lesions.ipynb #0a38cdc3
+# %% ../../nbs/twins/01b_lesions.ipynb #6b823d85
 def density(kind, b, under, rng):
     "HU of a lesion where `under` HU are, and of its core relative to that"
     dark = -float(rng.choice([0, 0, 15, 30]))
     if kind == 'liver':
         bright = rng.random() < .18 and b.phase > .3
-        return b.liver + (rng.uniform(18, 45) if bright else -rng.uniform(14, 62)), dark
+        return b.liver + (rng.uniform(18, 45) if bright else -rng.uniform(15, 70)), dark
     if kind == 'kidney' and rng.random() < .55: return rng.uniform(0, 22), 0.  # a cyst
     if kind == 'kidney': return rng.uniform(45, 110), dark
     if kind == 'bone':
@@ -216,7 +216,7 @@ LARGEST = dict(kidney=26, bone=15, soft=24, mediastinum=26, lung=22, pelvis=30)
 def find_room(kind, vol, c, z, rng, others, tries=80):
     "A lesion of `kind` without density where the slice `c` has room, or None"
     s = vol.scan
-    radius = float(np.clip(math.exp(rng.normal(math.log(10.5), .5)), 3.2,
+    radius = float(np.clip(math.exp(rng.normal(math.log(9.4), .55)), 3.2,
                            LARGEST.get(kind, 36)))
     for i in range(tries):
         x, y = propose(kind, vol, z, rng)
@@ -228,7 +228,7 @@ def find_room(kind, vol, c, z, rng, others, tries=80):
                   for o in others)
         if far and suits(kind, c, les): return les
 
-# %% ../../nbs/twins/01b_lesions.ipynb #185fcf48
+# %% ../../nbs/twins/01b_lesions.ipynb #ddc935c8
 def grow(
     kind: str, vol,  # what, and in whom (`Abdomen`)
     c,  # slice without lesions (`Slice`)
@@ -241,7 +241,7 @@ def grow(
     if les is None: return None
     widest = max(min(18., 1.1*les.radius), 1.6)
     les.width = float(math.exp(rng.uniform(math.log(1.5), math.log(widest))))
-    les.stretch, les.angle = float(rng.uniform(1, 1.5)), float(rng.uniform(0, math.pi))
+    les.stretch, les.angle = float(rng.uniform(1, 1.65)), float(rng.uniform(0, math.pi))
     les.waves = tuple((float(rng.uniform(0, .09)/k), float(rng.uniform(0, 6.28)))
                       for k in (1, 1.5, 2, 2.5))
     les.depth = les.radius*vol.scan.pitch*float(rng.uniform(.8, 1.25))

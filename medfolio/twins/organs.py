@@ -6,14 +6,14 @@
 __all__ = ['domes', 'lungs', 'heart', 'liver_vessels', 'gallbladder', 'liver', 'spleen', 'kidney', 'adrenal', 'stomach',
            'pancreas', 'womb', 'prostate', 'basin']
 
-# %% ../../nbs/twins/00e_organs.ipynb #a67ce721
+# %% ../../nbs/twins/00e_organs.ipynb #b448adc5
 import math
 import numpy as np
 from .body import Organ, back_muscles
-from .solids import blob, group, pipe, shrink
+from .solids import LEVEL, blob, group, pipe, shrink
 from .tubes import tree
 
-# %% ../../nbs/twins/00e_organs.ipynb #97d6f0f0
+# %% ../../nbs/twins/00e_organs.ipynb #2dcc1dba
 def domes(b):
     "What the diaphragm bulges over: right, left, middle, front"
     ac, bf = b.ac, b.bf
@@ -22,7 +22,7 @@ def domes(b):
                  blob((-.02*ac, -.22*bf, 126), (.5*ac, .98*bf, 116)),
                  blob((0, -1.1*bf, 130), (1.6*ac, 1.1*bf, 92)))
 
-
+# %% ../../nbs/twins/00e_organs.ipynb #9fbe0665
 def lungs(b, rng):
     "Lung bases and their vessels"
     ac, bf = b.ac, b.bf
@@ -30,10 +30,11 @@ def lungs(b, rng):
     middle = group(blob((4, 16, -70), (23, 30, 160), drum=True), back_muscles(1.),
                    blob((.06*ac, -.62*bf, -40), (.3*ac, .52*bf, 56)))
     roots = [tree(rng, (s*rng.uniform(.2, .45)*ac, rng.uniform(-20, 30), -130),
-                  (s*.45, rng.normal(.1, .5), 1), rng.uniform(3, 5), 22, .15, .65, .7, .95)
+                  (s*.45, rng.normal(.1, .5), 1), rng.uniform(3, 5), 22, .15, .65, .7,
+                  .95)
              for s in (-1, -1, -1, -1, 1, 1, 1, 1)]
-    return [Organ('lung', group(*lung), -840 + rng.normal(0, 25), tex='lung', keep='lung',
-                  cut=group(domes(b), middle)),
+    return [Organ('lung', group(*lung), -840 + rng.normal(0, 25), tex='lung',
+                  keep='lung', cut=group(domes(b), middle)),
             Organ('vessel', group(*roots), .5*b.blood - 30, inside='lung', tex='none')]
 
 
@@ -45,14 +46,15 @@ def heart(b, rng):
              ((-.2, .3, -12), (.18, .18, 22)))
     unit = np.array([ac, bf, 1])
     blood = [blob(centre + o*unit, a*unit, tilt) for o, a in rooms]
-    gullet = pipe([(4, 4, -120), (8, -2, -20), (14, -8, 18), (24, -14, 38)], [8, 8, 9, 10])
+    gullet = pipe([(4, 4, -120), (8, -2, -20), (14, -8, 18), (24, -14, 38)],
+                  [8, 8, 9, 10])
     return [Organ('heart', blob(centre, (.5*ac, .56*bf, 46), tilt), 60 + 25*b.phase,
                   cut=domes(b), keep='heart'),
             Organ('heart', group(*blood), .92*b.blood, inside='heart', width=5.),
             Organ('stomach', gullet, 50),
             Organ('content', shrink(gullet, 6.4), -300 if rng.random() < .4 else 20)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #adf1c003
+# %% ../../nbs/twins/00e_organs.ipynb #81d2185d
 def liver_vessels(b, rng, hilum):
     "Portal branches and hepatic veins"
     heads = (((-1, -.1, -.3), 6.4), ((-.7, .5, .3), 4.6), ((-.8, -.5, .5), 4.4),
@@ -66,13 +68,14 @@ def liver_vessels(b, rng, hilum):
             Organ('liver vessel', group(*veins), b.liver + .8*shine, **thin),
             Organ('vessel', pipe(way, [6.5, 7, 7]), .9*b.blood)]
 
-
+# %% ../../nbs/twins/00e_organs.ipynb #9b02ecac
 def gallbladder(b, rng):
     "A pear under the liver; one patient in six has lost it"
     if rng.random() < .18: return []
     place = (-.26*b.ac + rng.normal(0, 5), -.3*b.bf, 142 + rng.normal(0, 8))
     axes, turn = rng.uniform(13, 19)*np.array([.85, 1, 1.7]), (rng.normal(.4, .2), 0, 0)
-    return [Organ('gallbladder', blob(place, axes + 1.8, turn), 55 + 25*b.phase, keep='solid'),
+    return [Organ('gallbladder', blob(place, axes + 1.8, turn), 55 + 25*b.phase,
+                  keep='solid'),
             Organ('gallbladder', blob(place, axes, turn), rng.uniform(2, 18), width=2.)]
 
 
@@ -84,25 +87,29 @@ def liver(b, rng):
                 blob((-.1*ac, -.48*bf, 72), (.64*ac*left, .4*bf, 58), (0, .12, .14)))
     cut = group(blob((-.06*ac, .12*bf, 140), (.3*ac, .6*bf, 70)),
                 blob((.5*ac, .16*bf, 82), (.36*ac, .5*bf, 74)),
-                blob((-.5*ac, .45*b.bb, 177), (32, 35, 62)),
+                blob((-.5*ac, .45*b.bb, 177), (31, 34, 62)),
+                blob((-.46*ac, .9*b.bb, 178), (30, 30, 64)),
                 blob((-.05*ac, -.5*bf, 222), (.85*ac, .95*bf, 82)),
                 blob((-.02*ac, .5*bf, 60), (.16*ac, .42*bf, 70)),
                 pipe([(-2, -.5*bf, 40), (-6, -.75*bf, 130)], [1.2, 5]))
     return [Organ('liver', add, b.liver, cut=cut, outside='lung', keep='liver'),
-            *liver_vessels(b, rng, np.array([-.2*ac, .02*bf, 92])), *gallbladder(b, rng)]
+            *liver_vessels(b, rng, np.array([-.2*ac, .02*bf, 92])),
+            *gallbladder(b, rng)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #ebe5f84a
+# %% ../../nbs/twins/00e_organs.ipynb #a1f3e48e
 def spleen(b, rng):
     "The spleen behind the stomach"
     ac, bf, k = b.ac, b.bf, rng.uniform(.8, 1.2)
     add = blob((.76*ac, .3*bf, 84), (.3*ac*k, .62*bf*k, 54*k), (.35, 0, -.3))
     cut = blob((.4*ac, .08*bf, 78), (.3*ac, .55*bf, 64), (0, 0, -.3))
-    return [Organ('spleen', add, 52 + 68*b.phase, cut=cut, outside='lung', keep='solid')]
+    return [Organ('spleen', add, 52 + 68*b.phase, cut=cut, outside='lung',
+                  keep='solid')]
 
-
+# %% ../../nbs/twins/00e_organs.ipynb #484c4747
 def kidney(b, rng, s):
     "The kidney of side `s` with its vessels and ureter"
-    c = np.array([s*(.5*b.ac + rng.normal(0, 2)), .45*b.bb + rng.normal(0, 3), 168 - 9*s])
+    c = np.array([s*(.5*b.ac + rng.normal(0, 2)), .45*b.bb + rng.normal(0, 3),
+                  168 - 9*s])
     a, turn = np.array([26., 29, 55])*rng.uniform(.88, 1.1), (.18, s*.18, s*.55)
     gate = c - [s*.5*a[0], .2*a[0], 0]
     ring = [(h, t) for h in (-.55, -.28, 0, .28, .55) for t in np.arange(4)*1.57 + h]
@@ -116,7 +123,8 @@ def kidney(b, rng, s):
     return [Organ('kidney', blob(c, a, turn), 42 + 148*b.phase, outside='liver',
                   keep='kidney'),
             Organ('kidney', group(*cups), 40 + 100*b.phase, inside='kidney', width=4.),
-            Organ('fat', blob(gate, (.62*a[0], .36*a[1], .48*a[2]), turn), -75, width=5.),
+            Organ('fat', blob(gate, (.62*a[0], .36*a[1], .48*a[2]), turn), -75,
+                  width=5.),
             Organ('kidney', pelvis, urine, width=2.5),
             Organ('vessel', pipe(vein, [3, 4, 4.6]), .85*b.blood),
             Organ('vessel', pipe(ureter, 2.1), 30),
@@ -128,17 +136,18 @@ def adrenal(b, s, top):
     arms = [pipe([top, top + [s*dx, 16, 10]], [3, 2.2]) for dx in (-3, 9)]
     return [Organ('adrenal', group(*arms), 60 + 30*b.phase, outside='liver')]
 
-# %% ../../nbs/twins/00e_organs.ipynb #3bb8f511
+# %% ../../nbs/twins/00e_organs.ipynb #ac6737eb
 def stomach(b, rng):
     "Wall and content, with its air-fluid level"
     ac, bf, full = b.ac, b.bf, rng.uniform(.75, 1.2)
     path = np.array([(.42*ac, .28*bf, 30), (.5*ac, .05*bf, 58), (.46*ac, -.25*bf, 90),
-                     (.32*ac, -.5*bf, 122), (.08*ac, -.56*bf, 138), (-.16*ac, -.36*bf, 134)])
+                     (.32*ac, -.5*bf, 122), (.08*ac, -.56*bf, 138),
+                     (-.16*ac, -.36*bf, 134)])
     wall = pipe(path + rng.normal(0, 4, (6, 3)),
                 np.array([.27*ac, .29*ac, .25*ac, .2*ac, .15*ac, 11])*full)
     lumen = shrink(wall, rng.uniform(3.5, 6))
-    meal = rng.choice([rng.uniform(5, 40), rng.uniform(180, 420)], p=[.55, .45])
-    if rng.random() < .8: lumen[:, 17] = (rng.uniform(-.35, .25) - .5)*bf  # the gas's level
+    meal = rng.choice([rng.uniform(5, 40), rng.uniform(130, 330)], p=[.55, .45])
+    if rng.random() < .8: lumen[:, LEVEL] = (rng.uniform(-.35, .25) - .5)*bf
     return [Organ('stomach', wall, 60 + 32*b.phase, outside='solid', keep='stomach'),
             Organ('content', lumen, meal, inside='stomach', tex='food', width=2.4)]
 
@@ -146,19 +155,19 @@ def stomach(b, rng):
 def pancreas(b, rng):
     "Duodenum, pancreas and splenic vein"
     ac, bf, n = b.ac, b.bf, 22
-    way = np.array([(-.26, .02, 172), (-.22, -.08, 150), (-.04, -.3, 138), (.16, -.24, 128),
-                    (.38, .08, 116), (.58, .2, 100)])*[ac, bf, 1]
+    way = np.array([(-.26, .02, 172), (-.22, -.08, 150), (-.04, -.3, 138),
+                    (.16, -.24, 128), (.38, .08, 116), (.58, .2, 100)])*[ac, bf, 1]
     t = np.linspace(0, 5, n); i = np.minimum(t.astype(int), 4); f = (t - i)[:, None]
     path = way[i]*(1-f) + way[i+1]*f + rng.normal(0, 2, (n, 3))
     size = np.interp(t, [0, 1, 2, 5], [9, 12, 8, 8])*rng.uniform(.75, 1.2, n)
-    loop = np.array([(-.16, -.36, 134), (-.34, -.1, 142), (-.36, .16, 170), (-.3, .22, 205),
-                     (0, .12, 214), (.2, .02, 190), (.26, -.1, 170)])*[ac, bf, 1]
+    loop = np.array([(-.16, -.36, 134), (-.34, -.1, 142), (-.36, .16, 170),
+                     (-.3, .22, 205), (0, .12, 214), (.2, .02, 190), (.26, -.1, 170)])*[ac, bf, 1]
     gut, free = pipe(loop, rng.uniform(9, 14, 7)), dict(outside='solid')
     return [Organ('bowel', gut, 70 + 25*b.phase, **free),
             Organ('content', shrink(gut, 3.4), rng.choice([15, 300], p=[.75, .25]),
                   tex='food', **free),
-            Organ('pancreas', pipe(path, size*(1 - .003*max(b.age-50, 0))), 45 + 50*b.phase,
-                  tex='lobules', width=2.2, **free),
+            Organ('pancreas', pipe(path, size*(1 - .003*max(b.age-50, 0))),
+                  45 + 50*b.phase, tex='lobules', width=2.2, **free),
             Organ('vessel', pipe(path[6:] + [0, 8, 3], 4.2), .9*b.blood)]
 
 # %% ../../nbs/twins/00e_organs.ipynb #764448de

@@ -38,7 +38,7 @@ def tree(
         if len(r) == 0: break
     return pieces(*(np.concatenate(v) for v in zip(*out)))
 
-# %% ../../nbs/twins/00d_tubes.ipynb #f4e233b0
+# %% ../../nbs/twins/00d_tubes.ipynb #fb17923e
 def plaques(b, rng, arteries):
     "Calcium in the walls, more with age"
     out = [group()]
@@ -46,7 +46,8 @@ def plaques(b, rng, arteries):
         s = arteries[rng.integers(1, len(arteries))]
         t, p = rng.uniform(0, 2*math.pi), s[1:4] + rng.uniform(-1, 1)*s[4:7]
         p = p + np.array([math.cos(t), math.sin(t), 0])*.93*s[7]
-        out.append(blob(p, (rng.uniform(1.5, 4.5), 1.3, rng.uniform(2, 7)), (0, 0, t+1.57)))
+        size = rng.uniform(1.5, 4.5), 1.3, rng.uniform(2, 7)
+        out.append(blob(p, size, (0, 0, t+1.57)))
     return group(*out)
 
 
@@ -64,12 +65,13 @@ def trunks(b, rng):
         cava.append(pipe(leg + [-s*7, 10, 6], [8.5, 7.5, 7, 6.6, 6.4]))
     return group(*ao), group(*cava)
 
-# %% ../../nbs/twins/00d_tubes.ipynb #5809b821
+# %% ../../nbs/twins/00d_tubes.ipynb #04dea5f6
 def vessels(b, rng):
     "Great vessels, mesenteric branches, plaques and small nodes"
     ao, cava = trunks(b, rng)
     grow = lambda p, d, r: tree(rng, p, d, r, 20, .1, .5, 1.05, .965)
-    stems = [grow((5, -8, 132), (.05, -.42, 1), 4.), grow((-8, -10, 140), (-.05, -.42, 1), 5.6)]
+    stems = [grow((5, -8, 132), (.05, -.42, 1), 4.),
+             grow((-8, -10, 140), (-.05, -.42, 1), 5.6)]
     stems += [tree(rng, (rng.uniform(-.35, .4)*b.ac, -.35*b.bf, rng.uniform(170, 300)),
                    rng.normal(0, 1, 3), 2.6, 17, .3, .6, .8) for _ in range(12)]
     nodes = [blob((rng.normal(0, 26), rng.normal(-4, 12), rng.uniform(110, 330)),
@@ -116,10 +118,11 @@ def fill(
         if kind == 'empty': radii[s] *= .62
     return dict(hu=hu, level=level, grain=grain)
 
-# %% ../../nbs/twins/00d_tubes.ipynb #05353b6c
+# %% ../../nbs/twins/00d_tubes.ipynb #1d01d3c2
 COLON = np.array([  # in units of the cavity's half width and front, and mm
-    (-.68, .2, 318), (-.8, .3, 270), (-.78, .34, 215), (-.62, -.1, 186), (-.4, -.66, 196),
-    (-.05, -.78, 214), (.35, -.74, 196), (.66, -.4, 150), (.8, .12, 128), (.84, .42, 170),
+    (-.68, .2, 318), (-.8, .3, 270), (-.78, .34, 215), (-.62, -.1, 186),
+    (-.4, -.66, 196), (-.05, -.78, 214), (.35, -.74, 196), (.66, -.4, 150),
+    (.8, .12, 128), (.84, .42, 170),
     (.84, .46, 230), (.8, .4, 290), (.6, .2, 330), (.3, -.1, 345), (.05, .1, 330),
     (-.1, .15, 350), (.04, .38, 372), (0, .72, 402), (0, .8, 445)])
 
@@ -146,5 +149,6 @@ def bowel(b, rng):
         path = wander(b, rng, int(rng.uniform(60, 100)), low, high)
         lay(path, rng.uniform(9, 13)*rng.uniform(.85, 1.12, len(path)), small, 2.6, 6)
     lay(*colon(b, rng), [.07, .15, .33, 0, .45], 2.2, 5)
-    return [Organ('bowel', group(*wall), 55 + 40*b.phase, outside='solid', tex='lobules'),
-            Organ('content', group(*lumen), 20, outside='solid', tex='food', width=2.2)]
+    free = dict(outside='solid')
+    return [Organ('bowel', group(*wall), 55 + 40*b.phase, tex='lobules', **free),
+            Organ('content', group(*lumen), 20, tex='food', width=2.2, **free)]
