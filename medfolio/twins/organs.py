@@ -68,7 +68,7 @@ def liver_vessels(b, rng, hilum):
             Organ('liver vessel', group(*veins), b.liver + .8*shine, **thin),
             Organ('vessel', pipe(way, [6.5, 7, 7]), .9*b.blood)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #9b02ecac
+# %% ../../nbs/twins/00e_organs.ipynb #e1b856f9
 def gallbladder(b, rng):
     "A pear under the liver; one patient in six has lost it"
     if rng.random() < .18: return []
@@ -82,7 +82,7 @@ def gallbladder(b, rng):
 def liver(b, rng):
     "Right and left lobe, vessels, gallbladder"
     ac, bf, s, left = b.ac, b.bf, rng.uniform(.9, 1.1), rng.uniform(.75, 1.25)
-    add = group(blob((-.46*ac, -.1*bf, 102), (.62*ac, 1.06*bf, 97)),
+    add = group(blob((-.46*ac, -.08*bf, 102), (.6*ac, 1.*bf, 95)),
                 blob((-.68*ac, .14*bf, 146*s), (.29*ac, .72*bf, 62*s)),
                 blob((-.1*ac, -.48*bf, 72), (.64*ac*left, .4*bf, 58), (0, .12, .14)))
     cut = group(blob((-.06*ac, .12*bf, 140), (.3*ac, .6*bf, 70)),
@@ -96,11 +96,11 @@ def liver(b, rng):
             *liver_vessels(b, rng, np.array([-.2*ac, .02*bf, 92])),
             *gallbladder(b, rng)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #a1f3e48e
+# %% ../../nbs/twins/00e_organs.ipynb #fe9fcecf
 def spleen(b, rng):
     "The spleen behind the stomach"
     ac, bf, k = b.ac, b.bf, rng.uniform(.8, 1.2)
-    add = blob((.76*ac, .3*bf, 84), (.3*ac*k, .62*bf*k, 54*k), (.35, 0, -.3))
+    add = blob((.76*ac, .3*bf, 84), (.28*ac*k, .58*bf*k, 50*k), (.35, 0, -.3))
     cut = blob((.4*ac, .08*bf, 78), (.3*ac, .55*bf, 64), (0, 0, -.3))
     return [Organ('spleen', add, 52 + 68*b.phase, cut=cut, outside='lung',
                   keep='solid')]
@@ -136,7 +136,7 @@ def adrenal(b, s, top):
     arms = [pipe([top, top + [s*dx, 16, 10]], [3, 2.2]) for dx in (-3, 9)]
     return [Organ('adrenal', group(*arms), 60 + 30*b.phase, outside='liver')]
 
-# %% ../../nbs/twins/00e_organs.ipynb #ac6737eb
+# %% ../../nbs/twins/00e_organs.ipynb #3f9290a4
 def stomach(b, rng):
     "Wall and content, with its air-fluid level"
     ac, bf, full = b.ac, b.bf, rng.uniform(.75, 1.2)
@@ -161,7 +161,8 @@ def pancreas(b, rng):
     path = way[i]*(1-f) + way[i+1]*f + rng.normal(0, 2, (n, 3))
     size = np.interp(t, [0, 1, 2, 5], [9, 12, 8, 8])*rng.uniform(.75, 1.2, n)
     loop = np.array([(-.16, -.36, 134), (-.34, -.1, 142), (-.36, .16, 170),
-                     (-.3, .22, 205), (0, .12, 214), (.2, .02, 190), (.26, -.1, 170)])*[ac, bf, 1]
+                     (-.3, .22, 205), (0, .12, 214), (.2, .02, 190),
+                     (.26, -.1, 170)])*[ac, bf, 1]
     gut, free = pipe(loop, rng.uniform(9, 14, 7)), dict(outside='solid')
     return [Organ('bowel', gut, 70 + 25*b.phase, **free),
             Organ('content', shrink(gut, 3.4), rng.choice([15, 300], p=[.75, .25]),
