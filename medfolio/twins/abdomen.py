@@ -99,10 +99,10 @@ def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex
             inside[i, j], cavity[i, j] = m, m3
             im[i, j] += m*(v - im[i, j])
 
-# %% ../../nbs/twins/01_abdomen.ipynb #24a97a34
+# %% ../../nbs/twins/01_abdomen.ipynb #0708bb81
 def textures(b):
     "How each tissue mixes the fine and the coarser field"
-    t = dict(none=[0], fine=[2.5, 1.5], fat=[4, 8, 50, .3, 1, 1.8, 1], marrow=[32, 16],
+    t = dict(none=[0], fine=[2.5, 1.5], fat=[4, 8, 24, .3, 1, 1.8, 1], marrow=[32, 16],
              lung=[24, 20], food=[9, 9],
              lobules=[7, 0, -42, 1, 0, .75 - .25*b.fat, 1.2],
              marbling=[3, 0, -18 - .6*max(b.age-40, 0), .5, 1, 1., 1.5])

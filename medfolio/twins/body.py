@@ -53,7 +53,7 @@ def body(
         muscle=rng.uniform(50, 62) - .25*max(age-50, 0) + 8*phase,
         fat_hu=rng.uniform(-112, -98), bone=rng.uniform(150, 250) - 1.4*max(age-40, 0))
 
-# %% ../../nbs/twins/00c_body.ipynb #7d816185
+# %% ../../nbs/twins/00c_body.ipynb #a087813d
 def arch(s, y, yc, z, low):
     "One side of a vertebra's arch: paths and radii"
     root = [(s*13, y, z-5), (s*15, yc, z-3), (s*10, yc+10, z+5), (0, yc+15, z+9)]
@@ -69,7 +69,7 @@ def spine(b):
         y, tilt = 27 + 5*math.cos((z-210)/75) - 8*low, (.12*low, 0, 0)
         a = np.array([17.5 + 7*low, 15 + 3*low, 13.]); yc = y + a[1] + 10
         shell.append(blob((0, y, z), a, tilt, drum=True))
-        inner.append(blob((0, y, z), a - [1.7, 1.7, 1.2], tilt, drum=True))
+        inner.append(blob((0, y, z), a - [1.7, 1.7, .7], tilt, drum=True))
         discs.append(blob((0, y, z+16.5), a*[.97, .97, .5], tilt, drum=True))
         canal.append(pipe([(0, yc-1, z-17), (0, yc-1, z+17)], 10.5))
         parts = arch(-1, y+a[1]-3, yc, z, low) + arch(1, y+a[1]-3, yc, z, low)
@@ -78,7 +78,7 @@ def spine(b):
         cores += [pipe(p, r - 1.9) for p, r in parts]
     def step(tissue, solids, hu, **k):
         return Organ(tissue, group(*solids), hu, inside='all', **k)
-    return [step('disc', discs, 78 + 20*(b.age > 60)), step('bone', shell, 520),
+    return [step('disc', discs, 78 + 20*(b.age > 60)), step('bone', shell, 460),
             step('marrow', inner, b.bone, tex='marrow', width=2.4),
             step('fat', canal, -40), step('bone', arches, 560),
             step('marrow', cores, b.bone*1.1, tex='marrow', width=2.2),
@@ -148,9 +148,10 @@ def sacrum(less):
     return [blob((0, 44 + 26*t, 318 + 72*t), size(t), (.5 - .6*t, 0, 0), drum=True)
             for t in q]
 
-# %% ../../nbs/twins/00c_body.ipynb #088ab9be
+# %% ../../nbs/twins/00c_body.ipynb #fb6cacfb
 GLUTEAL = (((62, 88, 345), (52, 26, 70), .5), ((112, 22, 335), (20, 46, 62), .25),
-           ((84, 4, 320), (20, 34, 55), .6), ((108, -38, 405), (17, 22, 50), 0.))
+           ((84, 4, 320), (20, 34, 55), .6), ((108, -38, 405), (17, 22, 50), 0.),
+           ((72, 6, 400), (8, 34, 38), .12), ((62, -40, 425), (24, 12, 22), .3))
 
 
 def pelvis(b, rng):

@@ -54,13 +54,13 @@ def heart(b, rng):
             Organ('stomach', gullet, 50),
             Organ('content', shrink(gullet, 6.4), -300 if rng.random() < .4 else 20)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #81d2185d
+# %% ../../nbs/twins/00e_organs.ipynb #a69fb29f
 def liver_vessels(b, rng, hilum):
     "Portal branches and hepatic veins"
     heads = (((-1, -.1, -.3), 6.4), ((-.7, .5, .3), 4.6), ((-.8, -.5, .5), 4.4),
              ((.5, -1, -.5), 4.6), ((-.9, .1, .9), 4.4))
     drains = (((-1, .35, .35), 5), ((-.6, -.75, .45), 5), ((.45, -.9, .35), 4.6))
-    shine, thin = 4 + 38*b.phase*rng.uniform(.4, 1.4), dict(inside='liver', width=2.4)
+    shine, thin = 6 + 46*b.phase*rng.uniform(.5, 1.4), dict(inside='liver', width=2.4)
     portal = [tree(rng, hilum, h, r) for h, r in heads]
     veins = [tree(rng, (-18, 2, 18), h, r, fall=.95) for h, r in drains]
     way = [hilum, hilum*.5 + [-4, -3, 66], (-4, -8, 140)]
@@ -68,7 +68,7 @@ def liver_vessels(b, rng, hilum):
             Organ('liver vessel', group(*veins), b.liver + .8*shine, **thin),
             Organ('vessel', pipe(way, [6.5, 7, 7]), .9*b.blood)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #e1b856f9
+# %% ../../nbs/twins/00e_organs.ipynb #5f2da27c
 def gallbladder(b, rng):
     "A pear under the liver; one patient in six has lost it"
     if rng.random() < .18: return []
@@ -87,8 +87,8 @@ def liver(b, rng):
                 blob((-.1*ac, -.48*bf, 72), (.64*ac*left, .4*bf, 58), (0, .12, .14)))
     cut = group(blob((-.06*ac, .12*bf, 140), (.3*ac, .6*bf, 70)),
                 blob((.5*ac, .16*bf, 82), (.36*ac, .5*bf, 74)),
-                blob((-.5*ac, .45*b.bb, 177), (31, 34, 62)),
-                blob((-.46*ac, .9*b.bb, 178), (30, 30, 64)),
+                blob((-.5*ac, .45*b.bb, 182), (30, 33, 54)),
+                blob((-.44*ac, .95*b.bb, 184), (30, 30, 60)),
                 blob((-.05*ac, -.5*bf, 222), (.85*ac, .95*bf, 82)),
                 blob((-.02*ac, .5*bf, 60), (.16*ac, .42*bf, 70)),
                 pipe([(-2, -.5*bf, 40), (-6, -.75*bf, 130)], [1.2, 5]))
