@@ -184,13 +184,14 @@ def save(path, im):
     part = path.with_suffix(f'.{os.getpid()}.part')
     part.write_bytes(png(im)); os.replace(part, path)
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #6dbebef8
+# %% ../../nbs/twins/02_deeplesion.ipynb #1a01d4b5
 VERSION = 1
 
 
 def run_jobs(jobs, workers):
     "`write_patient` for each job, in order, in `workers` processes"
     if workers <= 1: return [write_patient(*job) for job in jobs]
+    Abdomen(0, 1).base(0., 64)  # compile once, before the processes divide
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context('fork' if 'fork' in methods else 'spawn')
     with ProcessPoolExecutor(workers, context) as pool:
