@@ -171,7 +171,7 @@ def couch(self: Abdomen, n, pitch):
         mix(im, soft(1.6 - np.abs(y - line), 1.6)*ends, hu)
     return self.bench.setdefault(n, im)
 
-# %% ../../nbs/twins/01_abdomen.ipynb #df0b2977
+# %% ../../nbs/twins/01_abdomen.ipynb #8d389771
 @patch
 def start(self: Abdomen, z, n):
     "An empty `Slice` with table, wall and textures"
@@ -186,7 +186,7 @@ def start(self: Abdomen, z, n):
     _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
           shells(self.table, z), hu, c.width, c.fine, c.mid, c.tex['fat'],
           c.tex['marbling'])
-    k = -(-n//16); inside = np.pad(c.masks['body'], (0, 16*k - n)).reshape(k, 16, k, 16)
+    inside = c.masks['body'].reshape(n//16, 16, n//16, 16)
     c.tiles = c.tiles[inside.any((1, 3)).ravel()]
     return c
 

@@ -197,7 +197,7 @@ def run_jobs(jobs, workers):
     with ProcessPoolExecutor(workers, context) as pool:
         return list(pool.map(write_patient, *zip(*jobs)))
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #bff37e1d
+# %% ../../nbs/twins/02_deeplesion.ipynb #1e7a88c1
 def deeplesion_twin(
     root,  # folder to write
     patients: int = 200,
@@ -215,8 +215,8 @@ def deeplesion_twin(
         raise MedfolioError(f'{root} holds a DL_info.csv already: '
                             'choose an empty folder')
     if patients < 1 or size % 16 or size < 64 or signal not in (0, 1) or neighbours < 0:
-        raise MedfolioError('a twin takes at least 1 patient, a size that is a '
-                            'multiple of 16 and at least 64, signal 0 or 1, neighbours from 0')
+        raise MedfolioError('a twin takes 1 patient or more, a size that is a multiple '
+                            'of 16 and at least 64, signal 0 or 1, neighbours from 0')
     about = dict(generator='medfolio.twins.deeplesion', version=VERSION, synthetic=True,
                  seed=seed, signal=signal, patients=patients, size=size, slices=slices,
                  neighbours=neighbours, spread=spread, tissues=TISSUES)

@@ -22,20 +22,21 @@ def domes(b):
                  blob((-.02*ac, -.22*bf, 126), (.5*ac, .98*bf, 116)),
                  blob((0, -1.1*bf, 130), (1.6*ac, 1.1*bf, 92)))
 
-# %% ../../nbs/twins/00e_organs.ipynb #9fbe0665
+# %% ../../nbs/twins/00e_organs.ipynb #9401f739
 def lungs(b, rng):
     "Lung bases and their vessels"
     ac, bf = b.ac, b.bf
     lung = [blob((s*.52*ac, 6, -30), (.6*ac, 110, 205), drum=True) for s in (-1, 1)]
     middle = group(blob((4, 16, -70), (23, 30, 160), drum=True), back_muscles(1.),
                    blob((.06*ac, -.62*bf, -40), (.3*ac, .52*bf, 56)))
-    roots = [tree(rng, (s*rng.uniform(.2, .45)*ac, rng.uniform(-20, 30), -130),
-                  (s*.45, rng.normal(.1, .5), 1), rng.uniform(3, 5), 22, .15, .65, .7,
-                  .95)
-             for s in (-1, -1, -1, -1, 1, 1, 1, 1)]
+    side = np.repeat([-1, 1], 4)
+    start = np.stack([side*rng.uniform(.2, .45, 8)*ac, rng.uniform(-20, 30, 8),
+                      np.full(8, -130.)], 1)
+    way = np.stack([.45*side, rng.normal(.1, .5, 8), np.ones(8)], 1)
+    roots = tree(rng, start, way, rng.uniform(3, 5, 8), 22, .15, .65, .7, .95)
     return [Organ('lung', group(*lung), -840 + rng.normal(0, 25), tex='lung',
                   keep='lung', cut=group(domes(b), middle)),
-            Organ('vessel', group(*roots), .5*b.blood - 30, inside='lung', tex='none')]
+            Organ('vessel', roots, .5*b.blood - 30, inside='lung', tex='none')]
 
 
 def heart(b, rng):
@@ -54,21 +55,22 @@ def heart(b, rng):
             Organ('stomach', gullet, 50),
             Organ('content', shrink(gullet, 6.4), -300 if rng.random() < .4 else 20)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #a69fb29f
+# %% ../../nbs/twins/00e_organs.ipynb #e3ea3fda
 def liver_vessels(b, rng, hilum):
     "Portal branches and hepatic veins"
     heads = (((-1, -.1, -.3), 6.4), ((-.7, .5, .3), 4.6), ((-.8, -.5, .5), 4.4),
              ((.5, -1, -.5), 4.6), ((-.9, .1, .9), 4.4))
     drains = (((-1, .35, .35), 5), ((-.6, -.75, .45), 5), ((.45, -.9, .35), 4.6))
     shine, thin = 6 + 46*b.phase*rng.uniform(.5, 1.4), dict(inside='liver', width=2.4)
-    portal = [tree(rng, hilum, h, r) for h, r in heads]
-    veins = [tree(rng, (-18, 2, 18), h, r, fall=.95) for h, r in drains]
+    grow = lambda place, ways, fall: tree(rng, place, [h for h, _ in ways],
+                                          [r for _, r in ways], fall=fall)
+    portal, veins = grow(hilum, heads, .93), grow((-18, 2, 18), drains, .95)
     way = [hilum, hilum*.5 + [-4, -3, 66], (-4, -8, 140)]
-    return [Organ('liver vessel', group(*portal), b.liver + shine, **thin),
-            Organ('liver vessel', group(*veins), b.liver + .8*shine, **thin),
+    return [Organ('liver vessel', portal, b.liver + shine, **thin),
+            Organ('liver vessel', veins, b.liver + .8*shine, **thin),
             Organ('vessel', pipe(way, [6.5, 7, 7]), .9*b.blood)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #5f2da27c
+# %% ../../nbs/twins/00e_organs.ipynb #e3f989b3
 def gallbladder(b, rng):
     "A pear under the liver; one patient in six has lost it"
     if rng.random() < .18: return []
@@ -87,8 +89,8 @@ def liver(b, rng):
                 blob((-.1*ac, -.48*bf, 72), (.64*ac*left, .4*bf, 58), (0, .12, .14)))
     cut = group(blob((-.06*ac, .12*bf, 140), (.3*ac, .6*bf, 70)),
                 blob((.5*ac, .16*bf, 82), (.36*ac, .5*bf, 74)),
-                blob((-.5*ac, .45*b.bb, 182), (30, 33, 54)),
-                blob((-.44*ac, .95*b.bb, 184), (30, 30, 60)),
+                blob((-.5*ac, .45*b.bb, 184), (29, 32, 46)),
+                blob((-.44*ac, .95*b.bb, 186), (30, 30, 50)),
                 blob((-.05*ac, -.5*bf, 222), (.85*ac, .95*bf, 82)),
                 blob((-.02*ac, .5*bf, 60), (.16*ac, .42*bf, 70)),
                 pipe([(-2, -.5*bf, 40), (-6, -.75*bf, 130)], [1.2, 5]))
@@ -136,7 +138,7 @@ def adrenal(b, s, top):
     arms = [pipe([top, top + [s*dx, 16, 10]], [3, 2.2]) for dx in (-3, 9)]
     return [Organ('adrenal', group(*arms), 60 + 30*b.phase, outside='liver')]
 
-# %% ../../nbs/twins/00e_organs.ipynb #3f9290a4
+# %% ../../nbs/twins/00e_organs.ipynb #40cdce4a
 def stomach(b, rng):
     "Wall and content, with its air-fluid level"
     ac, bf, full = b.ac, b.bf, rng.uniform(.75, 1.2)
@@ -151,7 +153,7 @@ def stomach(b, rng):
     return [Organ('stomach', wall, 60 + 32*b.phase, outside='solid', keep='stomach'),
             Organ('content', lumen, meal, inside='stomach', tex='food', width=2.4)]
 
-
+# %% ../../nbs/twins/00e_organs.ipynb #3f494253
 def pancreas(b, rng):
     "Duodenum, pancreas and splenic vein"
     ac, bf, n = b.ac, b.bf, 22

@@ -177,7 +177,7 @@ def place(
     dx, dy = bend(x, y, z, warp)
     return x + dx, y + dy
 
-# %% ../../nbs/twins/00b_solids.ipynb #21dfe929
+# %% ../../nbs/twins/00b_solids.ipynb #d023824e
 def locate(x: float, y: float, z: float, n, pitch, pose, warp):
     "The pixel (col, row) of a place in the patient: `place` backwards"
     col = row = (n-1)/2
@@ -194,13 +194,13 @@ def grid(z: float, n: int, pitch: float, pose=(0., 0., 0., 1.), warp=np.zeros((0
     step = 8 if n < 512 else TILE
     up = _spread(n, step); at = np.arange(up.shape[1])*step
     x, y = place(at[None, :], at[:, None], z, n, pitch, pose, warp)
-    x, y = (up @ v.astype(np.float32) @ up.T for v in np.broadcast_arrays(x, y))
-    k = -(-n//TILE); pad = k*TILE - n
-    cut = lambda v: np.pad(v, (0, pad), 'edge').reshape(k, TILE, k, TILE)
-    lo, hi = (lambda v: cut(v).min((1, 3))), (lambda v: cut(v).max((1, 3)))
-    r, c = np.indices((k, k))*TILE
-    tiles = np.stack([r, c, lo(x), hi(x), lo(y), hi(y)], -1).reshape(-1, 6)
-    return x, y, tiles.astype(np.float32)
+    x, y = (v.astype(np.float32) for v in np.broadcast_arrays(x, y))
+    k, t = TILE//step, n//TILE; parts = [(i, j) for i in range(k+1) for j in range(k+1)]
+    corner = lambda v: np.stack([v[i:, j:][:t*k:k, :t*k:k] for i, j in parts])
+    r, c = np.indices((t, t))*TILE
+    bounds = [f(corner(v), axis=0) for v in (x, y) for f in (np.min, np.max)]
+    tiles = np.stack([r, c, *bounds], -1).reshape(-1, 6).astype(np.float32)
+    return up @ x @ up.T, up @ y @ up.T, tiles
 
 # %% ../../nbs/twins/00b_solids.ipynb #a0a76d70
 @njit(inline='always')
@@ -269,12 +269,12 @@ def _paint(im, x, y, z, tiles, add, cut, hu, width, thick, clip, avoid, fine, mi
                 if m > .5: labels[i, j] = code
                 keep[i, j] = max(keep[i, j], m)
 
-# %% ../../nbs/twins/00b_solids.ipynb #0f3ea409
+# %% ../../nbs/twins/00b_solids.ipynb #21b9ed17
 class Slice:
     "A plane through a patient, on which groups of solids are painted one after another"
     def __init__(self,
         z: float,  # where it cuts, mm
-        n: int,  # pixels a side
+        n: int,  # pixels a side, a multiple of 16
         pitch: float,  # mm a pixel
         pose=(0., 0., 0., 1.), warp=np.zeros((0, 6)),  # see `place`
         thick: float = 5.,  # mm

@@ -11,24 +11,25 @@ import numpy as np
 from .body import Organ
 from .solids import blob, group, pieces, pipe, shrink
 
-# %% ../../nbs/twins/00d_tubes.ipynb #95d87a85
+# %% ../../nbs/twins/00d_tubes.ipynb #7c6f82c2
 def tree(
     rng,
-    start, heading,  # of the trunk: mm, and a direction
-    radius: float, reach: float = 14.,  # of the trunk, and the length of a piece, mm
+    start, heading,  # of the trunk, or of several: mm, and a direction
+    radius, reach: float = 14.,  # of the trunk, and the length of a piece, mm
     bends: float = .22, forks: float = .55, least: float = .9,
     fall: float = .93,  # radius of a piece over that of the piece before
 ):
     "A branching vessel: all its tips grow a piece at a time until they are too thin"
     unit = lambda v: v/np.sqrt((v*v).sum(1, keepdims=True) + 1e-9)
-    p, r, out = np.array([start], float), np.array([float(radius)]), []
-    d = unit(np.array([heading], float))
+    p, d = np.atleast_2d(np.asarray(start, float)), np.atleast_2d(heading).astype(float)
+    p, d = np.broadcast_arrays(p, unit(d))
+    r, most, out = np.full(len(p), 1.)*radius, 40*len(p), []
     for _ in range(14):
         d = unit(d + rng.normal(0, bends, d.shape))
         step = reach*rng.uniform(.6, 1.1, len(r))*np.minimum(1, .35 + .13*r)
         q, thin = p + d*step[:, None], r*fall
         out.append((p, q, r, thin))
-        fork = (rng.random(len(r)) < forks) & (thin > 1.15*least) & (len(r) < 40)
+        fork = (rng.random(len(r)) < forks) & (thin > 1.15*least) & (len(r) < most)
         side = unit(np.cross(d, rng.standard_normal(d.shape)))
         turned = unit(d + side*rng.uniform(.6, 1.2, (len(r), 1)))
         small = thin*rng.uniform(.55, .85, len(r))
@@ -65,15 +66,15 @@ def trunks(b, rng):
         cava.append(pipe(leg + [-s*7, 10, 6], [8.5, 7.5, 7, 6.6, 6.4]))
     return group(*ao), group(*cava)
 
-# %% ../../nbs/twins/00d_tubes.ipynb #04dea5f6
+# %% ../../nbs/twins/00d_tubes.ipynb #54bdc92b
 def vessels(b, rng):
     "Great vessels, mesenteric branches, plaques and small nodes"
     ao, cava = trunks(b, rng)
     grow = lambda p, d, r: tree(rng, p, d, r, 20, .1, .5, 1.05, .965)
     stems = [grow((5, -8, 132), (.05, -.42, 1), 4.),
              grow((-8, -10, 140), (-.05, -.42, 1), 5.6)]
-    stems += [tree(rng, (rng.uniform(-.35, .4)*b.ac, -.35*b.bf, rng.uniform(170, 300)),
-                   rng.normal(0, 1, 3), 2.6, 17, .3, .6, .8) for _ in range(12)]
+    where = rng.uniform((-.35, -.35, 170), (.4, -.35, 300), (12, 3))*[b.ac, b.bf, 1]
+    stems.append(tree(rng, where, rng.normal(0, 1, (12, 3)), 2.6, 17, .3, .6, .8))
     nodes = [blob((rng.normal(0, 26), rng.normal(-4, 12), rng.uniform(110, 330)),
                   rng.uniform(1.8, 4, 3)) for _ in range(26)]
     free = dict(tex='none', outside='solid')
