@@ -99,11 +99,11 @@ def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex
             inside[i, j], cavity[i, j] = m, m3
             im[i, j] += m*(v - im[i, j])
 
-# %% ../../nbs/twins/01_abdomen.ipynb #0708bb81
+# %% ../../nbs/twins/01_abdomen.ipynb #6e04a65d
 def textures(b):
     "How each tissue mixes the fine and the coarser field"
     t = dict(none=[0], fine=[2.5, 1.5], fat=[4, 8, 24, .3, 1, 1.8, 1], marrow=[32, 16],
-             lung=[24, 20], food=[9, 9],
+             lung=[24, 20], food=[12, 11],
              lobules=[7, 0, -42, 1, 0, .75 - .25*b.fat, 1.2],
              marbling=[3, 0, -18 - .6*max(b.age-40, 0), .5, 1, 1., 1.5])
     return {k: np.array(v + [0]*(7 - len(v)), np.float32) for k, v in t.items()}
@@ -139,7 +139,7 @@ class Abdomen:
                 *vessels(b, rng), *pancreas(b, rng), *bowel(b, now), *pelvis(b, rng),
                 *basin(b, rng)]
 
-# %% ../../nbs/twins/01_abdomen.ipynb #7303727d
+# %% ../../nbs/twins/01_abdomen.ipynb #a886c226
 @patch
 def scanner(self: Abdomen, rng):
     "Pixel size, slice thickness, pose and noise of the examination"
@@ -150,7 +150,7 @@ def scanner(self: Abdomen, rng):
     pose = (rng.normal(0, .08)*room, rng.normal(-8, 6), rng.normal(0, .025), self.size)
     return SimpleNamespace(
         thick=thick, pitch=round(pitch*1024)/1024, pose=tuple(map(float, pose)),
-        noise=float(rng.uniform(9, 17)*(1 + .25*self.body.fat)*(5/thick)**.15),
+        noise=float(rng.uniform(8, 16)*(1 + .2*self.body.fat)*(5/thick)**.1),
         kernel=(float(rng.uniform(.13, .2)), 2.), width=float(rng.uniform(1.5, 1.9)))
 
 
@@ -161,17 +161,17 @@ def couch(self: Abdomen, n, pitch):
     rng, t = stream(*self.key, 'table'), axis(n, pitch)
     x, y = t[None], t[:, None]
     top = self.scan.pose[1] + self.size*self.table[0, 2].max() + rng.uniform(4, 9)
-    curve, deep = rng.uniform(.0006, .0014), rng.uniform(24, 46)
+    curve, deep = rng.uniform(.0008, .002), rng.uniform(26, 48)
     im = np.full((n, n), -1000, np.float32)
     sheets = [top - curve*x*x, top + deep - .9*curve*x*x]
     ends = soft(205 - np.abs(x), 3.)
     filling = soft(y - sheets[0], 2.)*soft(sheets[1] - y, 2.)*ends
     mix(im, filling, rng.uniform(-995, -965))
-    for line, hu in zip(sheets, (rng.uniform(-50, 150), rng.uniform(-250, 50))):
-        mix(im, soft(1.6 - np.abs(y - line), 1.6)*ends, hu)
+    for line, hu in zip(sheets, (rng.uniform(20, 350), rng.uniform(-100, 300))):
+        mix(im, soft(1.7 - np.abs(y - line), 1.6)*ends, hu)
     return self.bench.setdefault(n, im)
 
-# %% ../../nbs/twins/01_abdomen.ipynb #8d389771
+# %% ../../nbs/twins/01_abdomen.ipynb #3ba4165d
 @patch
 def start(self: Abdomen, z, n):
     "An empty `Slice` with table, wall and textures"
@@ -182,7 +182,7 @@ def start(self: Abdomen, z, n):
     c.mid = self.mid.plane(t, t, z - 170)
     c.tex, c.im[:] = textures(b), self.couch(n, pitch)
     for name in ('cavity', 'body', 'solid'): c.masks[name] = np.zeros_like(c.im)
-    hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, 0), 1)], np.float32)
+    hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, .4), 1)], np.float32)
     _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
           shells(self.table, z), hu, c.width, c.fine, c.mid, c.tex['fat'],
           c.tex['marbling'])

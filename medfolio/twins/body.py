@@ -33,27 +33,27 @@ class Organ(NamedTuple):
     tex: str = 'fine'  # texture
     keep: str = ''  # name of the mask that it leaves
 
-# %% ../../nbs/twins/00c_body.ipynb #154ccc18
+# %% ../../nbs/twins/00c_body.ipynb #8abf2f72
 def body(
     rng,  # of the patient
 ):
     "Size, age, fat and blood of a patient: what every organ is fitted to"
     female, age = bool(rng.random() < .46), int(np.clip(rng.normal(58, 15), 18, 90))
-    fat = float(np.clip(rng.gamma(2.2, .3), .08, 1.9))  # .2 is lean, 1 heavy
+    fat = float(np.clip(rng.gamma(2.2, .26), .08, 1.6))  # .2 is lean, 1 heavy
     visceral = min(fat*rng.uniform(.5, 1.3)*(.7 if female else 1.1), 1.4)
     phase = rng.uniform(.55, 1.15) if rng.random() < .88 else .12  # contrast medium
     fatty = .65 if rng.random() < .12 else 1.  # liver
     return SimpleNamespace(
         female=female, age=age, fat=fat, phase=float(phase),
-        ac=117 + 14*visceral + rng.normal(0, 4),  # half width of the cavity
-        bf=66 + 26*visceral + rng.normal(0, 4),  # its depth in front
+        ac=113 + 14*visceral + rng.normal(0, 4),  # half width of the cavity
+        bf=79 + 22*visceral + rng.normal(0, 4),  # its depth in front
         bb=54 + 5*min(visceral, 1),  # and behind
         wall=rng.uniform(9, 14)*(.85 if female else 1),
         blood=45 + 125*phase, liver=rng.uniform(46, 62)*fatty + 44*phase,
         muscle=rng.uniform(50, 62) - .25*max(age-50, 0) + 8*phase,
         fat_hu=rng.uniform(-112, -98), bone=rng.uniform(150, 250) - 1.4*max(age-40, 0))
 
-# %% ../../nbs/twins/00c_body.ipynb #a087813d
+# %% ../../nbs/twins/00c_body.ipynb #b7efa914
 def arch(s, y, yc, z, low):
     "One side of a vertebra's arch: paths and radii"
     root = [(s*13, y, z-5), (s*15, yc, z-3), (s*10, yc+10, z+5), (0, yc+15, z+9)]
@@ -67,9 +67,9 @@ def spine(b):
     for k in range(-4, 11):
         z, low = 12 + 33*k, min(max(k/9, 0), 1)
         y, tilt = 27 + 5*math.cos((z-210)/75) - 8*low, (.12*low, 0, 0)
-        a = np.array([17.5 + 7*low, 15 + 3*low, 13.]); yc = y + a[1] + 10
+        a = np.array([20 + 6*low, 16.5 + 3*low, 13.]); yc = y + a[1] + 10
         shell.append(blob((0, y, z), a, tilt, drum=True))
-        inner.append(blob((0, y, z), a - [1.7, 1.7, .7], tilt, drum=True))
+        inner.append(blob((0, y, z), a - [1.5, 1.5, .7], tilt, drum=True))
         discs.append(blob((0, y, z+16.5), a*[.97, .97, .5], tilt, drum=True))
         canal.append(pipe([(0, yc-1, z-17), (0, yc-1, z+17)], 10.5))
         parts = arch(-1, y+a[1]-3, yc, z, low) + arch(1, y+a[1]-3, yc, z, low)

@@ -70,7 +70,7 @@ def liver_vessels(b, rng, hilum):
             Organ('liver vessel', veins, b.liver + .8*shine, **thin),
             Organ('vessel', pipe(way, [6.5, 7, 7]), .9*b.blood)]
 
-# %% ../../nbs/twins/00e_organs.ipynb #e3f989b3
+# %% ../../nbs/twins/00e_organs.ipynb #1ae9b5a6
 def gallbladder(b, rng):
     "A pear under the liver; one patient in six has lost it"
     if rng.random() < .18: return []
@@ -84,7 +84,7 @@ def gallbladder(b, rng):
 def liver(b, rng):
     "Right and left lobe, vessels, gallbladder"
     ac, bf, s, left = b.ac, b.bf, rng.uniform(.9, 1.1), rng.uniform(.75, 1.25)
-    add = group(blob((-.46*ac, -.08*bf, 102), (.6*ac, 1.*bf, 95)),
+    add = group(blob((-.46*ac, -.1*bf, 100), (.6*ac, .94*bf, 92)),
                 blob((-.68*ac, .14*bf, 146*s), (.29*ac, .72*bf, 62*s)),
                 blob((-.1*ac, -.48*bf, 72), (.64*ac*left, .4*bf, 58), (0, .12, .14)))
     cut = group(blob((-.06*ac, .12*bf, 140), (.3*ac, .6*bf, 70)),
@@ -138,10 +138,10 @@ def adrenal(b, s, top):
     arms = [pipe([top, top + [s*dx, 16, 10]], [3, 2.2]) for dx in (-3, 9)]
     return [Organ('adrenal', group(*arms), 60 + 30*b.phase, outside='liver')]
 
-# %% ../../nbs/twins/00e_organs.ipynb #40cdce4a
+# %% ../../nbs/twins/00e_organs.ipynb #c816a21b
 def stomach(b, rng):
     "Wall and content, with its air-fluid level"
-    ac, bf, full = b.ac, b.bf, rng.uniform(.75, 1.2)
+    ac, bf, full = b.ac, b.bf, rng.uniform(.9, 1.3)
     path = np.array([(.42*ac, .28*bf, 30), (.5*ac, .05*bf, 58), (.46*ac, -.25*bf, 90),
                      (.32*ac, -.5*bf, 122), (.08*ac, -.56*bf, 138),
                      (-.16*ac, -.36*bf, 134)])
