@@ -6,10 +6,9 @@
 __all__ = ['SHAM', 'VERSION', 'png', 'exam', 'label', 'row', 'picture', 'told_of', 'truth', 'write_key', 'write_patient', 'save',
            'run_jobs', 'deeplesion_twin']
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #2d7c8002
-import json, math, multiprocessing, os, struct
+# %% ../../nbs/twins/02_deeplesion.ipynb #40c62c82
+import json, multiprocessing, os, struct
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 import pandas as pd
