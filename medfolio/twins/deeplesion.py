@@ -196,7 +196,7 @@ def run_jobs(jobs, workers):
     with ProcessPoolExecutor(workers, context) as pool:
         return list(pool.map(write_patient, *zip(*jobs)))
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #1e7a88c1
+# %% ../../nbs/twins/02_deeplesion.ipynb #8f68ce39
 def deeplesion_twin(
     root,  # folder to write
     patients: int = 200,
@@ -210,9 +210,8 @@ def deeplesion_twin(
 ) -> Path:
     "Write a synthetic DeepLesion; the same for the same arguments, whatever `workers`"
     root = Path(root)
-    if (root/'DL_info.csv').exists():
-        raise MedfolioError(f'{root} holds a DL_info.csv already: '
-                            'choose an empty folder')
+    if any((root/n).exists() for n in ('DL_info.csv', 'Images_png')):
+        raise MedfolioError(f'{root} holds slices already: choose an empty folder')
     if patients < 1 or size % 16 or size < 64 or signal not in (0, 1) or neighbours < 0:
         raise MedfolioError('a twin takes 1 patient or more, a size that is a multiple '
                             'of 16 and at least 64, signal 0 or 1, neighbours from 0')
