@@ -65,7 +65,7 @@ def exam(
             found.append(dict(z=z, index=first + round(z/gap), lesions=lesions, base=c))
     return vol, sorted(found, key=lambda k: k['z'])
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #1d9414c8
+# %% ../../nbs/twins/02_deeplesion.ipynb #e72552a3
 def _list(values): return ', '.join(f'{v:.6g}' for v in values)
 
 
@@ -81,12 +81,12 @@ def label(
     move = lambda p: (p + .5)*k - .5
     ends = recist(contour(les, 120, level)); clean = recist(contour(les, 120))
     ends = click(rng, ends, spread*les.width)
-    box = released_box(move(ends), size)
+    box = released_box(move(ends), size, 5*k)
     long, short = (float(np.hypot(*(ends[i] - ends[i+1])))*k for i in (0, 2))
     if short > long: ends, long, short = ends[[2, 3, 0, 1]], short, long
     true = move(true_box(les).reshape(2, 2)).ravel()
     return dict(ends=move(ends).ravel(), box=box, diameters=(long, short), true=true,
-                clean=released_box(move(clean), size), kind=les.kind, level=level)
+                clean=released_box(move(clean), size, 5*k), kind=les.kind, level=level)
 
 # %% ../../nbs/twins/02_deeplesion.ipynb #96f47474
 def row(vol, key, told, name, patient, study, part, size, neighbours):
