@@ -14,7 +14,7 @@ import scipy.fft as fft
 from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter
 
-# %% ../../nbs/twins/00_physics.ipynb #fad6812b
+# %% ../../nbs/twins/00_physics.ipynb #7c7cf424
 F = np.float32
 
 
@@ -23,7 +23,7 @@ def stream(
     *names,  # what this stream is for: integers and words
 ):
     "A random generator that depends on `seed` and `names` and on nothing else"
-    keys = [n if isinstance(n, int) else zlib.crc32(str(n).encode()) for n in names]
+    keys = [zlib.crc32(str(n).encode()) for n in names]
     return np.random.default_rng([seed, *keys])
 
 # %% ../../nbs/twins/00_physics.ipynb #bc217742
