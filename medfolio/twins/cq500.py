@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['READS', 'SCANS', 'SHORT', 'STANDARD', 'kappa', 'solve', 'scan_kinds', 'truths', 'read_scan', 'cq500_twin']
 
-# %% ../../nbs/twins/05_cq500.ipynb #1bd66fed
+# %% ../../nbs/twins/05_cq500.ipynb #a0dd722f
+import functools, json, math
 from itertools import combinations
 from pathlib import Path
-import json, math
 import numpy as np, pandas as pd
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLosslessSV1
 from .. import __version__
@@ -17,7 +17,7 @@ from .files import in_parallel, save_dicom, twin_folder
 from .head import Head
 from .physics import stream
 
-# %% ../../nbs/twins/05_cq500.ipynb #b6f75db0
+# %% ../../nbs/twins/05_cq500.ipynb #99d80e7d
 # rate of the majority, of each reader, and κ
 READS = {
     'ICH': (0.4175, (0.4684, 0.3992, 0.3931), 0.783),
@@ -36,9 +36,9 @@ READS = {
     'MidlineShift': (0.1324, (0.1263, 0.2077, 0.1161), 0.595),
 }
 
-
+# %% ../../nbs/twins/05_cq500.ipynb #a029b7fd
 def kappa(votes):
-    "Fleiss' κ of a table of 0 and 1 with a row for each scan and a column for each reader"
+    "Fleiss' κ of a table of 0 and 1: a row for each scan, a column for each reader"
     v = np.asarray(votes, float)
     n, k = v.sum(1), v.shape[1]
     agree = ((n*(n-1) + (k-n)*(k-n-1))/(k*(k-1))).mean()
@@ -46,7 +46,7 @@ def kappa(votes):
     chance = p*p + (1-p)**2
     return float((agree - chance)/(1 - chance)) if chance < 1 else math.nan
 
-
+# %% ../../nbs/twins/05_cq500.ipynb #18e65a23
 def solve(prevalence, rates, target):
     "Sensitivity and false-alarm rate of each reader that give `rates` and κ `target`"
     rates, p = np.asarray(rates, float), float(prevalence)
@@ -57,7 +57,8 @@ def solve(prevalence, rates, target):
         return s, np.clip((rates - p*s)/(1-p), 0, 1)
 
     def expected(s, f):
-        pair = [p*(s[i]*s[j] + (1-s[i])*(1-s[j])) + (1-p)*(f[i]*f[j] + (1-f[i])*(1-f[j]))
+        same = lambda a, b: a*b + (1-a)*(1-b)
+        pair = [p*same(s[i], s[j]) + (1-p)*same(f[i], f[j])
                 for i, j in combinations(range(len(s)), 2)]
         chance = mean*mean + (1-mean)**2
         return (np.mean(pair) - chance)/(1 - chance)
@@ -67,7 +68,7 @@ def solve(prevalence, rates, target):
         low, high = (mid, high) if expected(*readers(mid)) < target else (low, mid)
     return readers((low + high)/2)
 
-# %% ../../nbs/twins/05_cq500.ipynb #8f1b6447
+# %% ../../nbs/twins/05_cq500.ipynb #5000f00c
 SCANS = {
     '00000': 292, '01000': 77, '00001': 38, '01010': 18, '00010': 17, '01100': 13,
     '01110': 11, '01011': 6, '10000': 4, '00110': 3, '11000': 2, '11011': 2, '11001': 2,
@@ -82,7 +83,7 @@ def scan_kinds(r):
     code = str(r.choice(list(SCANS), p=p/p.sum()))
     return tuple(k for k, c in zip(KINDS, code) if c == '1')
 
-
+# %% ../../nbs/twins/05_cq500.ipynb #e8f2de3b
 def _sides(b):
     "The patient's sides that a bleed touches: left is x > 0"
     if hasattr(b, 'side') and b.kind != 'intraventricular': return {b.side > 0}
@@ -102,19 +103,37 @@ def truths(r, head, kinds):
     t['Fracture'] = t['CalvarialFracture'] or t['OtherFracture']
     return t
 
+# %% ../../nbs/twins/05_cq500.ipynb #84f8dadd
+@functools.cache
+def _reader(k):
+    "Sensitivities and false-alarm rates of the three readers for a finding"
+    return solve(*READS[k])
+
+
+def _given_ich(k):
+    "The same among scans in which the reader has seen blood, for one of the five kinds"
+    (s, f), (si, fi), p, q = _reader(k), _reader('ICH'), READS[k][0], READS['ICH'][0]
+    called = ((q - p)*si + (1 - q)*fi)/(1 - p)  # blood is seen, this kind is absent
+    return np.minimum(s/si, 1), np.minimum(f/called, 1)
+
 
 def read_scan(r, t):
     "The columns of one scan in reads.csv: three readers, fourteen findings"
     out = {}
-    for k, (major, rates, target) in READS.items():
-        if k == 'ICH': continue
-        s, f = solve(major, rates, target)
-        seen = r.random(3) < (s if t[k] else f)
+    any_true = any(t[k] for k in SHORT)
+    ich = r.random(3) < _reader('ICH')[0 if any_true else 1]
+    for k in READS:
+        if k == 'ICH': seen = ich
+        elif k in SHORT: seen = ich & (r.random(3) < _given_ich(k)[0 if t[k] else 1])
+        else: seen = r.random(3) < _reader(k)[0 if t[k] else 1]
         out.update({f'R{i+1}:{k}': int(v) for i, v in enumerate(seen)})
-    for i in (1, 2, 3): out[f'R{i}:ICH'] = max(out[f'R{i}:{k}'] for k in SHORT)
+    for i in np.flatnonzero(ich) + 1:  # whoever sees blood says which
+        if not any(out[f'R{i}:{k}'] for k in SHORT):
+            kinds = [k for k in SHORT if t[k]] or ['SDH', 'SAH', 'IPH']
+            out[f'R{i}:{r.choice(kinds)}'] = 1
     return out
 
-# %% ../../nbs/twins/05_cq500.ipynb #ad8243e2
+# %% ../../nbs/twins/05_cq500.ipynb #89307ea9
 STANDARD = (.14, 1.35)  # peak and order of the noise's spectrum, measured on CQ500-CT-0
 
 
@@ -127,66 +146,73 @@ def _series(r, thin):
     if r.random() < .2: out.append(('CT Bone', 2.5, 5., 14., 'bone'))
     return out
 
-
-def _write_series(folder, r, head, name, n, size, series, scale, scan):
-    "Write a series; its slices' rows"
-    title, thick, step, sd, kernel = series
-    low, high = head.extent
-    heights = np.arange(low, high, step)
-    if r.random() < .05: heights = np.delete(heights, int(r.integers(3, len(heights)-3)))
-    number, pitch, offset = r.permutation(len(heights)), r.uniform(.43, .47), scale['hu']
-    common = dict(
+# %% ../../nbs/twins/05_cq500.ipynb #be06eb10
+def _common(name, n, scan, title, thick, kernel, pixel):
+    "What all slices of a series have in common"
+    return dict(
         SOPClassUID='1.2.840.10008.5.1.4.1.1.2', Modality='CT', PatientID=name,
         PatientName=name, SeriesDescription=title, SliceThickness=f'{thick:.6f}',
         StudyInstanceUID=f'1.2.826.0.1.{n}', SeriesInstanceUID=f'1.2.826.0.1.{n}.{scan}',
-        ImageOrientationPatient=['1.000000', '0.000000', '0.000000', '0.000000', '1.000000',
-                                 '0.000000'], KVP='120', ConvolutionKernel='STANDARD',
-        PixelSpacing=[f'{pitch*512/size:.6f}']*2, BitsStored=16, HighBit=15,
+        ImageOrientationPatient=[f'{v:.6f}' for v in (1, 0, 0, 0, 1, 0)], KVP='120',
+        ConvolutionKernel='BONE' if kernel == 'bone' else 'STANDARD',
+        PixelSpacing=[f'{pixel:.6f}']*2, BitsStored=16, HighBit=15,
         PixelRepresentation=1, PixelPaddingValue=-2000, RescaleIntercept='-1024',
         RescaleSlope='1', RescaleType='HU', WindowCenter='40', WindowWidth='100')
-    if kernel == 'bone': common['ConvolutionKernel'] = 'BONE'
+
+
+def _write_series(folder, r, head, name, n, size, series, scanner, scan):
+    "Write a series; its slices' rows"
+    title, thick, step, sd, kernel = series
+    heights = np.arange(*head.extent, step)
+    if r.random() < .05: heights = np.delete(heights, r.integers(3, len(heights) - 3))
+    number, pixel = r.permutation(len(heights)), scanner['pitch']*512/size
+    tags = _common(name, n, scan, title, thick, kernel, pixel)
     y, x = np.mgrid[:size, :size] - (size-1)/2
-    outside, rows = np.hypot(x, y) > size/2, []
-    path = Path(folder)/f'{name.replace("-", "")} {name.replace("-", "")}/Unknown Study'/title
+    padded = (np.hypot(x, y) > size/2) & scanner['pad']
+    short = name.replace('-', '')
+    path, rows = Path(folder)/f'{short} {short}/Unknown Study'/title, []
     path.mkdir(parents=True)
     for i, z in enumerate(heights):
-        hu, bits = head.slice(z, n=size, pitch=pitch, thick=thick, sd=sd*scale['noise'],
-                              kernel=kernel, edge=1.05, scan=scan)
-        px = np.where(outside & scale['pad'], -2000, hu + offset + 1024).astype(np.int16)
-        file = path/f'CT{number[i]:06d}.dcm'
-        at = -pitch*256, -pitch*256 + 7, float(z) + scale['z0']
-        own = dict(SOPInstanceUID=f'1.2.826.0.1.{n}.{scan}.{i}', InstanceNumber=i+1,
-                   ImagePositionPatient=[f'{v:.6f}' for v in at])
-        save_dicom(file, px, {**common, **own}, scale['syntax'])
-        area = [(bits >> k & 1).sum()*(pitch*512/size)**2 for k in range(5)]
-        rows.append(dict(name=name, series=title, file=file.relative_to(folder).as_posix(),
-                         height=float(z), thick=thick, step=step,
-                         **{f'mm2_{k}': float(a) for k, a in zip(KINDS, area)}))
+        hu, bits = head.slice(z, n=size, pitch=scanner['pitch'], thick=thick, kernel=kernel,
+                              sd=sd*scanner['noise'], edge=1.05, scan=scan)
+        px = np.where(padded, -2000, hu + scanner['hu'] + 1024).astype(np.int16)
+        file, left = path/f'CT{number[i]:06d}.dcm', -scanner['pitch']*256
+        at = [f'{v:.6f}' for v in (left, left + 7, float(z) + scanner['z0'])]
+        own = dict(SOPInstanceUID=f'1.2.826.0.1.{n}.{scan}.{i}', InstanceNumber=i+1)
+        save_dicom(file, px, {**tags, **own, 'ImagePositionPatient': at},
+                   scanner['syntax'])
+        rows.append(dict(name=name, series=title, height=float(z), thick=thick, step=step,
+                         file=file.relative_to(folder).as_posix(),
+                         **{f'mm2_{k}': float((bits >> j & 1).sum()*pixel*pixel)
+                            for j, k in enumerate(KINDS)}))
     return rows
 
-# %% ../../nbs/twins/05_cq500.ipynb #0566dc70
+# %% ../../nbs/twins/05_cq500.ipynb #dd0b12e3
 def _scan(folder, seed, p, n, signal, size, thin):
     "Write one scan; its slices' rows, its line of reads.csv, what is true of it"
     r, name = stream(seed, 'cq500', p), f'CQ500-CT-{n}'
     kinds = scan_kinds(stream(seed, 'scan', p))
     head = Head(seed, 500000 + p, kinds if signal else ())
     told = head if signal else Head(seed, 900000 + p, kinds)  # reads without a reason
-    scale = dict(noise=r.uniform(.8, 1.25), hu=int(r.integers(-2, 3)), z0=r.uniform(-60, 60),
-                 pad=r.random() < .7,
-                 syntax=JPEGLosslessSV1 if r.random() < .9 else ImplicitVRLittleEndian)
+    packed = r.random() < .9
+    scanner = dict(
+        noise=r.uniform(.8, 1.25), hu=int(r.integers(-2, 3)), z0=r.uniform(-60, 60),
+        pad=r.random() < .7, pitch=r.uniform(.43, .47),
+        syntax=JPEGLosslessSV1 if packed else ImplicitVRLittleEndian)
     rows = []
     for i, series in enumerate(_series(r, thin)):
-        rows += _write_series(folder, r, head, name, n, size, series, scale, i)
+        rows += _write_series(folder, r, head, name, n, size, series, scanner, i)
     t = truths(stream(seed, 'truth', p), told, kinds)
     line = dict(name=name, Category='B1' if r.random() < 214/491 else 'B2')
     line.update(read_scan(stream(seed, 'reads', p), t))
     ml = {k: sum(q[f'mm2_{k}']*q['step'] for q in rows if q['step'] == thin)/1000
           for k in KINDS}
     about = dict(name=name, shift_mm=head.shift, kinds=' '.join(kinds),
-                 **{f'ml_{k}': v for k, v in ml.items()}, **{k: bool(v) for k, v in t.items()})
+                 **{f'ml_{k}': v for k, v in ml.items()},
+                 **{k: bool(v) for k, v in t.items()})
     return rows, line, about
 
-
+# %% ../../nbs/twins/05_cq500.ipynb #a7aab86e
 def cq500_twin(
     root,  # folder to write
     scans: int = 50,
