@@ -14,7 +14,7 @@ from .brain import sulci, tent
 from .physics import F, mix, soft
 from .space import SIDES, Space, draw_head
 
-# %% ../../nbs/twins/03d_bleeds.ipynb #af267a51
+# %% ../../nbs/twins/03d_bleeds.ipynb #da5f8245
 KINDS = ('epidural', 'intraparenchymal', 'intraventricular', 'subarachnoid', 'subdural')
 
 
@@ -28,7 +28,7 @@ def surface(h, angle, z, depth=0.):
 
 def clot(r, low, high):
     "HU of blood: fresh, or diluted towards grey matter"
-    fade = 1 if r.random() < .55 else r.uniform(.2, 1)
+    fade = 1 if r.random() < .6 else r.uniform(.3, 1)
     return float(38 + (r.uniform(low, high) - 38)*fade)
 
 
@@ -36,7 +36,7 @@ def between(r, low, high):
     "A size, as likely in each octave"
     return math.exp(r.uniform(math.log(low), math.log(high)))
 
-# %% ../../nbs/twins/03d_bleeds.ipynb #26f6ab85
+# %% ../../nbs/twins/03d_bleeds.ipynb #e9bfa0d7
 def epidural(r, h):
     "A lens in the frontal or the temporo-parietal compartment of the vault"
     s = int(r.choice(SIDES))
@@ -61,7 +61,7 @@ def subdural(r, h):
         out.append(SimpleNamespace(
             kind='subdural', form=form, side=int(r.choice(SIDES)), t=t, hu=float(hu),
             angle=r.uniform(-.6, .6), spread=r.uniform(.5, 1.3), z=r.uniform(25, 68),
-            dz=r.uniform(18, 50), y=r.uniform(-50, 60), dy=r.uniform(25, 75),
+            dz=r.uniform(15, 46), y=r.uniform(-50, 60), dy=r.uniform(25, 75),
             level=age > .7 and r.random() < .6))
     return out
 
@@ -91,7 +91,7 @@ SITES = dict(
     lobe=(.36, None, None), contusion=(.12, None, None),
     cerebellum=(.07, (24, 52, -14), (12, 9, 6)), pons=(.05, (0, 17, -8), (4, 3, 5)))
 
-# %% ../../nbs/twins/03d_bleeds.ipynb #0d3ef722
+# %% ../../nbs/twins/03d_bleeds.ipynb #93b232ee
 def _spot(r, h, site, s, size):
     "Where in a site a bleed of some size lies"
     if site == 'lobe':
@@ -112,12 +112,12 @@ def intraparenchymal(r, h, ventricle=False):
     site, s = str(r.choice(list(SITES), p=p/p.sum())), int(r.choice(SIDES))
     out, many = [], site == 'contusion'
     for _ in range(int(r.integers(2, 6)) if many else 1):
-        top = 23 if site in ('putamen', 'lobe') else 12
-        a = r.uniform(2., 7) if many else between(r, 2.8, top)
+        top = 30 if site in ('putamen', 'lobe') else 16
+        a = r.uniform(3., 9) if many else between(r, 5.5, top)
         at = _spot(r, h, site, s, a)
         out.append(SimpleNamespace(
             kind='intraparenchymal', site=site, at=at, angle=r.uniform(0, 3.14),
-            axes=(a, a*r.uniform(.55, 1), a*r.uniform(.6, 1.05)), hu=clot(r, 53, 76),
+            axes=(a, a*r.uniform(.55, 1), a*r.uniform(.75, 1.1)), hu=clot(r, 53, 76),
             rim=r.uniform(1.1, 1.7), wet=r.uniform(18, 26), side=1 - 2*(at[0] < 0)))
     return out
 
