@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['READS', 'SCANS', 'SHORT', 'STANDARD', 'kappa', 'solve', 'scan_kinds', 'truths', 'read_scan', 'cq500_twin']
 
-# %% ../../nbs/twins/05_cq500.ipynb #a0dd722f
-import functools, json, math
+# %% ../../nbs/twins/05_cq500.ipynb #5cfca95a
+import functools, math
 from itertools import combinations
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -146,13 +146,14 @@ def _series(r, thin):
     if r.random() < .2: out.append(('CT Bone', 2.5, 5., 14., 'bone'))
     return out
 
-# %% ../../nbs/twins/05_cq500.ipynb #be06eb10
+# %% ../../nbs/twins/05_cq500.ipynb #169df59e
 def _common(name, n, scan, title, thick, kernel, pixel):
     "What all slices of a series have in common"
     return dict(
         SOPClassUID='1.2.840.10008.5.1.4.1.1.2', Modality='CT', PatientID=name,
         PatientName=name, SeriesDescription=title, SliceThickness=f'{thick:.6f}',
-        StudyInstanceUID=f'1.2.826.0.1.{n}', SeriesInstanceUID=f'1.2.826.0.1.{n}.{scan}',
+        StudyInstanceUID=f'1.2.826.0.1.{n}',
+        SeriesInstanceUID=f'1.2.826.0.1.{n}.{scan}',
         ImageOrientationPatient=[f'{v:.6f}' for v in (1, 0, 0, 0, 1, 0)], KVP='120',
         ConvolutionKernel='BONE' if kernel == 'bone' else 'STANDARD',
         PixelSpacing=[f'{pixel:.6f}']*2, BitsStored=16, HighBit=15,
@@ -173,16 +174,16 @@ def _write_series(folder, r, head, name, n, size, series, scanner, scan):
     path, rows = Path(folder)/f'{short} {short}/Unknown Study'/title, []
     path.mkdir(parents=True)
     for i, z in enumerate(heights):
-        hu, bits = head.slice(z, n=size, pitch=scanner['pitch'], thick=thick, kernel=kernel,
-                              sd=sd*scanner['noise'], edge=1.05, scan=scan)
+        hu, bits = head.slice(z, n=size, pitch=scanner['pitch'], thick=thick, edge=1.05,
+                              kernel=kernel, sd=sd*scanner['noise'], scan=scan)
         px = np.where(padded, -2000, hu + scanner['hu'] + 1024).astype(np.int16)
         file, left = path/f'CT{number[i]:06d}.dcm', -scanner['pitch']*256
         at = [f'{v:.6f}' for v in (left, left + 7, float(z) + scanner['z0'])]
         own = dict(SOPInstanceUID=f'1.2.826.0.1.{n}.{scan}.{i}', InstanceNumber=i+1)
         save_dicom(file, px, {**tags, **own, 'ImagePositionPatient': at},
                    scanner['syntax'])
-        rows.append(dict(name=name, series=title, height=float(z), thick=thick, step=step,
-                         file=file.relative_to(folder).as_posix(),
+        rows.append(dict(name=name, series=title, height=float(z), thick=thick,
+                         step=step, file=file.relative_to(folder).as_posix(),
                          **{f'mm2_{k}': float((bits >> j & 1).sum()*pixel*pixel)
                             for j, k in enumerate(KINDS)}))
     return rows

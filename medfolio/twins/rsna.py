@@ -68,7 +68,7 @@ def windows_of(r, lists):
     p = np.array(list(WINDOWS.values()), float)
     return list(WINDOWS)[int(r.choice(len(p), p=p/p.sum()))]
 
-# %% ../../nbs/twins/04_rsna.ipynb #7923bc00
+# %% ../../nbs/twins/04_rsna.ipynb #842e1176
 def random_labels(r, n):
     "Labels without a reason: for each kind of a drawn patient, a run anywhere, wrapped"
     out = np.zeros((n, 5), int)
@@ -86,11 +86,12 @@ def read_labels(r, bits, pitch):
 
 def _geometry(r):
     "Pitch, gantry tilt and position of a study"
-    pitch = float(r.choice([.488281, .494863, .441406, .400391], p=[.95, .03, .01, .01]))
+    pitches = [.488281, .494863, .441406, .400391]
+    pitch = float(r.choice(pitches, p=[.95, .03, .01, .01]))
     tilt = 0. if r.random() < .08 else float(np.clip(r.normal(18, 6), -18, 30))
     return pitch, tilt, r.normal(-125, 12), r.uniform(20, 180)
 
-# %% ../../nbs/twins/04_rsna.ipynb #a84637e7
+# %% ../../nbs/twins/04_rsna.ipynb #cc241174
 def _look(r, size, pitch, scan):
     "How a study's scanner sees: noise, kernel and edge differ from study to study"
     return dict(n=size, pitch=pitch, sd=r.uniform(2.4, 5), edge=r.uniform(1.1, 1.8),
@@ -105,7 +106,7 @@ def _tags(r, who, profile, pitch, tilt, y0, size):
     return dict(
         Modality='CT', PatientID=who, StudyInstanceUID=name_of(r, 10),
         SeriesInstanceUID=name_of(r, 10), StudyID='',
-        ImageOrientationPatient=[f'{v:.6f}' for v in (1, 0, 0, 0, c, -s)],
+        ImageOrientationPatient=[f'{v:.6f}' for v in (1, 0, 0, 0, c, 0 - s)],
         PixelSpacing=[f'{pitch*512/size:.6f}']*2, BitsStored=bits, HighBit=bits-1,
         PixelRepresentation=signed, WindowCenter=centre, WindowWidth=width,
         RescaleIntercept=str(intercept), RescaleSlope='1')
@@ -136,7 +137,7 @@ def make_study(folder, seed, p, scan, profile, signal, size):
         if bits.any(): masks[item] = bits
     return rows, masks, head
 
-# %% ../../nbs/twins/04_rsna.ipynb #07ae8c5b
+# %% ../../nbs/twins/04_rsna.ipynb #9c1a8564
 def _patient(folder, seed, p, profile, signal, size, test):
     "Write one patient; rows of slices, row of the patient"
     folder, rows, masks = Path(folder), [], {}
@@ -146,7 +147,8 @@ def _patient(folder, seed, p, profile, signal, size, test):
         rows += more; masks.update(m)
     who, h = rows[0]['patient'], head.anatomy
     if masks: np.savez_compressed(folder/f'_truth/masks/{who}.npz', **masks)
-    about = dict(patient=who, test=bool(test), kinds=' '.join(head.kinds), profile=profile,
+    about = dict(patient=who, test=bool(test), kinds=' '.join(head.kinds),
+                 profile=profile,
                  shift_mm=head.shift, atrophy=h.atrophy, rotation=h.rot,
                  bleeds=json.dumps([vars(b) for b in head.bleeds], default=float))
     return [dict(r, test=bool(test)) for r in rows], about
@@ -159,7 +161,7 @@ def _long(slices, value=None):
     ids = [f'{i}_{k}' for i in slices['item'] for k in wide.columns]
     return pd.DataFrame(dict(ID=ids, Label=label))
 
-# %% ../../nbs/twins/04_rsna.ipynb #72c5b348
+# %% ../../nbs/twins/04_rsna.ipynb #df67fd8a
 def rsna_twin(
     root,  # folder to write
     patients: int = 100,
@@ -171,7 +173,7 @@ def rsna_twin(
     "Write a twin of the RSNA hemorrhage challenge; its folder"
     spec = dict(generator='medfolio.twins.rsna', version=__version__, seed=seed,
                 signal=signal, patients=patients, size=size, synthetic=True)
-    test = stream(seed, 'test').permutation(patients) < patients//6
+    test = stream(seed, 'test').permutation(patients) < max(patients > 1, patients//6)
 
     def write(folder):
         for d in ('stage_2_train_images', 'stage_2_test_images', '_truth/masks'):
