@@ -1,6 +1,7 @@
 # Two commands: `make paper` regenerates the paper, `make test` passes its tests.
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS ?= tests
 READY := .venv/.ready-$(shell git hash-object requirements.lock pyproject.toml | cut -c1-12 | paste -sd- -)
 
 paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site in _site/
@@ -9,7 +10,7 @@ paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site
 
 test: $(READY)  ## every notebook and every test
 	$(BIN)/nbdev_test
-	$(BIN)/pytest
+	$(BIN)/pytest $(TESTS)
 
 setup: $(READY)  ## the environment in .venv, from the lock
 
@@ -18,11 +19,9 @@ hooks: $(READY)  ## clean notebooks and readable merges: for contributors, once 
 
 lock: $(READY)  ## resolve requirements.in again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--custom-compile-command 'make lock' \
 		requirements.in -o requirements.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		-c requirements.lock requirements.in -o requirements.txt
+	sed -n 's/ *\\$$//; /^[a-z0-9]/p' requirements.lock > requirements.txt
 
 clean:  ## all that can be made again, but for the environment and the results
 	rm -rf _site _build _proc figures/_* .pytest_cache

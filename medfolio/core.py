@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MedfolioError', 'nearest', 'root', 'is_smoke', 'Param', 'parse_params', 'coerce', 'resolve', 'read_nb', 'tagged',
-           'params_of', 'write_atomic', 'digest', 'fingerprint', 'seed_all']
+           'params_of', 'write_atomic', 'new_stage', 'publish', 'recover', 'digest', 'fingerprint', 'seed_all']
 
-# %% ../nbs/00_core.ipynb #eba39454
-import ast, difflib, hashlib, io, json, math, os, random, tempfile, tokenize
+# %% ../nbs/00_core.ipynb #a52a3607
+import ast, difflib, hashlib, io, json, math, os, random, shutil
+import tempfile, tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +34,14 @@ def root(
     here = Path(start or Path.cwd()).resolve()
     for p in (here, *here.parents):
         if (p/'settings.ini').exists(): return p
-    raise MedfolioError(f"{here} is not inside a medfolio checkout: no settings.ini here "
-                        "or above; change there first, or set MEDFOLIO_ROOT")
+    raise MedfolioError(f"{here} is not inside a medfolio checkout: no settings.ini "
+                        "here or above; change there first, or set MEDFOLIO_ROOT")
 
 # %% ../nbs/00_core.ipynb #a61f61c9
 def is_smoke() -> bool:
     "True in a rehearsal: under `nbdev_test` or `medfolio run --smoke`"
-    return any(os.environ.get(k, '0') not in ('', '0') for k in ('IN_TEST', 'MEDFOLIO_SMOKE'))
+    asked = 'IN_TEST', 'MEDFOLIO_SMOKE'
+    return any(os.environ.get(k, '0') not in ('', '0') for k in asked)
 
 # %% ../nbs/00_core.ipynb #d53dd5a3
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Param:
 def _comments(src):
     "Line number -> comment of `src`"
     toks = tokenize.generate_tokens(io.StringIO(src).readline)
-    return {t.start[0]: t.string.lstrip('# ').strip() for t in toks if t.type == tokenize.COMMENT}
+    said = [t for t in toks if t.type == tokenize.COMMENT]
+    return {t.start[0]: t.string.lstrip('# ').strip() for t in said}
 
 
 def parse_params(
@@ -65,8 +68,8 @@ def parse_params(
     for node in ast.parse(src).body:
         if isinstance(node, ast.Expr): continue  # a docstring
         if not (isinstance(node, ast.AnnAssign) and node.value is not None):
-            raise MedfolioError(f"parameters cell: '{ast.unparse(node)}' is not of the form "
-                                "`name: type = default  # help`")
+            raise MedfolioError(f"parameters cell: '{ast.unparse(node)}' is not of "
+                                "the form `name: type = default  # help`")
         kind = ast.unparse(node.annotation)
         default = coerce(ast.literal_eval(node.value), kind)
         out.append(Param(node.target.id, kind, default, said.get(node.end_lineno, '')))
@@ -111,11 +114,13 @@ def _coerce(v, node):
     "`v` by the annotation's syntax tree; any exception means that it does not fit"
     if isinstance(node, ast.Constant) and node.value is None: return _as_none(v)
     if isinstance(node, ast.Name): return _CASTS[node.id](v)
-    if isinstance(node, ast.Subscript) and node.value.id == 'list': return _as_list(v, node.slice)
-    if isinstance(node, ast.Subscript) and node.value.id == 'Literal':
-        return {str(o): o for o in ast.literal_eval(ast.Tuple(
-            getattr(node.slice, 'elts', [node.slice]), ast.Load()))}[str(v)]
-    return _union(v, sorted((node.left, node.right), key=lambda o: isinstance(o, ast.Name)))
+    of = node.value.id if isinstance(node, ast.Subscript) else ''
+    if of == 'list': return _as_list(v, node.slice)
+    if of == 'Literal':
+        options = map(ast.literal_eval, getattr(node.slice, 'elts', [node.slice]))
+        return {str(o): o for o in options}[str(v)]
+    none_first = sorted((node.left, node.right), key=lambda o: isinstance(o, ast.Name))
+    return _union(v, none_first)
 
 
 def _union(v, kinds):
@@ -146,46 +151,50 @@ def resolve(
             raise MedfolioError(f"{where} has no parameter '{k}': {nearest(k, names)}")
     out = {}
     for p in declared:
-        try: out[p.name] = coerce(given[p.name], p.kind) if p.name in given else p.default
+        k = p.name
+        try: out[k] = coerce(given[k], p.kind) if k in given else p.default
         except ValueError as e:
-            raise MedfolioError(f"{where}: parameter '{p.name}' takes {p.kind}, and {e}") from None
+            said = f"{where}: parameter '{k}' takes {p.kind}, and {e}"
+            raise MedfolioError(said) from None
     return out
 
 # %% ../nbs/00_core.ipynb #23f9fb70
 def read_nb(path) -> dict:
     "The notebook at `path` as a dictionary"
     try: nb = json.loads(Path(path).read_text(encoding='utf8'))
-    except FileNotFoundError: raise MedfolioError(f'there is no notebook {path}') from None
+    except FileNotFoundError:
+        raise MedfolioError(f'there is no notebook {path}') from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise MedfolioError(f'{path} is not a notebook: {e}') from None
-    if 'cells' not in nb: raise MedfolioError(f'{path} is not a notebook: it has no cells')
-    return nb
+    if 'cells' in nb: return nb
+    raise MedfolioError(f'{path} is not a notebook: it has no cells')
 
 
 def tagged(nb: dict, tag: str) -> list:
     "Source of each cell of `nb` that has `tag`"
-    return [''.join(c['source']) for c in nb['cells'] if tag in c['metadata'].get('tags', [])]
+    has = lambda c: tag in c['metadata'].get('tags', [])
+    return [''.join(c['source']) for c in nb['cells'] if has(c)]
 
 
 def params_of(path) -> list:
     "The parameters that the notebook at `path` declares"
     cells = tagged(read_nb(path), 'parameters')
-    if len(cells) != 1:
-        raise MedfolioError(f'{Path(path).name} has {len(cells) or "no"} cell'
-                            f'{"s"*(len(cells) > 1)} tagged `parameters`: an experiment has one')
-    return parse_params(cells[0])
+    if len(cells) == 1: return parse_params(cells[0])
+    raise MedfolioError(f'{Path(path).name} has {len(cells) or "no"} cell'
+                        f'{"s"*(len(cells) > 1)} tagged `parameters`: '
+                        'an experiment has one')
 
 # %% ../nbs/00_core.ipynb #020038c2
 def write_atomic(
     path,  # where the content shall stand
     data,  # text or bytes
 ) -> Path:
-    "Write `data` to `path` so that a reader sees the old content or the new, never a part"
+    "Write `data` to `path`: a reader sees the old content or the new, never a part"
     path, tmp = Path(path), None
     data = data.encode() if isinstance(data, str) else data
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
+        fd, tmp = tempfile.mkstemp('.part', f'.{path.name}.', path.parent)
         with os.fdopen(fd, 'wb') as f:
             f.write(data); f.flush(); os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
@@ -196,6 +205,49 @@ def write_atomic(
         if tmp: Path(tmp).unlink(missing_ok=True)
     return path
 
+# %% ../nbs/00_core.ipynb #12248d56
+def new_stage(
+    dest,  # the folder that the result shall become
+) -> Path:
+    "An empty hidden folder beside `dest`, marked with this process's id"
+    here, prefix = dest.parent, f'.{dest.name}.stage-{os.getpid()}-'
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=here))
+    except OSError as e:
+        raise MedfolioError(f'cannot write to {here}: {e.strerror}') from e
+
+
+def publish(stage, dest):
+    "Let the folder `stage` take the place of `dest`"
+    old = dest.with_name(f'.{dest.name}.old')
+    try:
+        if dest.exists():
+            shutil.rmtree(old, ignore_errors=True); os.rename(dest, old)
+        os.chmod(stage, 0o755); os.rename(stage, dest)
+    except OSError as e:
+        raise MedfolioError(f'cannot write {dest}: {e.strerror}') from e
+    shutil.rmtree(old, ignore_errors=True)
+
+# %% ../nbs/00_core.ipynb #a4d7ba01
+def _alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except PermissionError: pass
+    return True
+
+
+def recover(
+    figures,  # the folder of results
+):
+    "Put back what a killed `publish` set aside; clear the stages of dead processes"
+    for old in Path(figures).glob('.*.old'):
+        dest = old.with_name(old.name[1:-4])
+        shutil.rmtree(old) if dest.exists() else os.rename(old, dest)
+    for stage in Path(figures).glob('.*.stage-*'):
+        pid = int(stage.name.rsplit('-', 2)[1])
+        if not _alive(pid): shutil.rmtree(stage, ignore_errors=True)
+
 # %% ../nbs/00_core.ipynb #afc66b0b
 def digest(
     value,  # bytes, text, or anything JSON can hold
@@ -203,8 +255,10 @@ def digest(
 ) -> str:
     "A short stable name for a content"
     if not isinstance(value, (bytes, str)):
-        value = json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
-    return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()[:n]
+        tight = ',', ':'
+        value = json.dumps(value, sort_keys=True, separators=tight, allow_nan=False)
+    data = value.encode() if isinstance(value, str) else value
+    return hashlib.sha256(data).hexdigest()[:n]
 
 
 def fingerprint(path) -> str:
@@ -214,7 +268,8 @@ def fingerprint(path) -> str:
     if (path/'manifest.json').is_file(): return fingerprint(path/'manifest.json')
     files = sorted(p for p in path.rglob('*') if p.is_file())
     if not files: raise MedfolioError(f'{path} has no files to take a fingerprint of')
-    return digest([[p.relative_to(path).as_posix(), digest(p.read_bytes())] for p in files])
+    named = [[p.relative_to(path).as_posix(), digest(p.read_bytes())] for p in files]
+    return digest(named)
 
 # %% ../nbs/00_core.ipynb #9a4441cd
 def seed_all(
