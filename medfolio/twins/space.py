@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter
 from .physics import F, Canvas, Field, axis, mix, soft, stream, turn
 
-# %% ../../nbs/twins/03a_space.ipynb #cc2680ab
+# %% ../../nbs/twins/03a_space.ipynb #d6f4ca61
 SIDES = (-1, 1)
 
 
@@ -31,8 +31,8 @@ def _soft_parts(U, N, R):
     "Brain, fluid and the things that look like blood"
     return dict(
         atrophy=U(0, 1)**1.8, csf=U(3, 10), wm=U(25, 29), gm=U(35, 39.5),
-        ven=U(.75, 1.2), asym=N(0, .12), sinus=U(48, 58) + 14*(R() < .15), pineal=R() < .6,
-        choroid=R() < .55, falxcal=R() < .12, ganglia=R() < .08,
+        ven=U(.75, 1.2), asym=N(0, .12), sinus=U(48, 58) + 14*(R() < .15),
+        pineal=R() < .6, choroid=R() < .55, falxcal=R() < .12, ganglia=R() < .08,
         infarct=_somewhere(U, R() < .07), tumour=_somewhere(U, R() < .04),
         swelling=(U(0, 6.3), U(10, 75)) if R() < .12 else None)
 
