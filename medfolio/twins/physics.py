@@ -14,7 +14,7 @@ import scipy.fft as fft
 from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter
 
-# %% ../../nbs/twins/00_physics.ipynb #fad6812b
+# %% ../../nbs/twins/00_physics.ipynb #7c7cf424
 F = np.float32
 
 
@@ -23,18 +23,17 @@ def stream(
     *names,  # what this stream is for: integers and words
 ):
     "A random generator that depends on `seed` and `names` and on nothing else"
-    keys = [n if isinstance(n, int) else zlib.crc32(str(n).encode()) for n in names]
+    keys = [zlib.crc32(str(n).encode()) for n in names]
     return np.random.default_rng([seed, *keys])
 
-# %% ../../nbs/twins/00_physics.ipynb #bc217742
+# %% ../../nbs/twins/00_physics.ipynb #42bdc78c
 def spline_weights(t, knots):
     "Cubic B-spline weights: row i mixes the lattice into position `t[i]`"
-    t = np.atleast_1d(np.asarray(t, F))
-    i = np.floor(t).astype(int); f = t - i
+    t = np.clip(np.atleast_1d(np.asarray(t, F)), 0, knots - F(3.001))
+    i = t.astype(int); f = t - i
     w = np.stack([(1-f)**3, 3*f**3 - 6*f**2 + 4, -3*f**3 + 3*f**2 + 3*f + 1, f**3], 1)/6
     out = np.zeros((len(t), knots), F)
-    for k in range(4):
-        np.add.at(out, (np.arange(len(t)), np.clip(i+k, 0, knots-1)), w[:, k])
+    np.put_along_axis(out, i[:, None] + np.arange(4), w, 1)
     return out
 
 
@@ -57,7 +56,13 @@ class Field:
         "Of the `k` knots, for positions `t`"
         return spline_weights((np.asarray(t, F) + F(extent/2))/F(self.length), k)
 
-# %% ../../nbs/twins/00_physics.ipynb #41b73c9b
+# %% ../../nbs/twins/00_physics.ipynb #63d60051
+def _touched(w, knots):
+    "Only the planes of knots that have a weight"
+    k = np.flatnonzero(w)
+    return w[k], knots[k]
+
+
 @patch
 def plane(self: Field,
     x,  # columns' positions, mm
@@ -68,7 +73,7 @@ def plane(self: Field,
     kz, k, _ = self.knots.shape
     wy, wx = self.weights(y, self.extent, k), self.weights(x, self.extent, k)
     wz = self.weights(z, self.depth, kz) if self.depth else np.ones((1, 1), F)
-    if len(wz) == 1: return wy @ np.tensordot(wz[0], self.knots, 1) @ wx.T
+    if len(wz) == 1: return wy @ np.tensordot(*_touched(wz[0], self.knots), 1) @ wx.T
     rows = np.tensordot(wy, self.knots, (1, 1))  # row, z knot, x knot
     return np.einsum('rk,rkx->rx', wz, rows) @ wx.T
 
