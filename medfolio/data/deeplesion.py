@@ -13,14 +13,14 @@ import numpy as np, pandas as pd
 from ..core import MedfolioError
 from .png import read_png
 
-# %% ../../nbs/data/10_deeplesion.ipynb #36da18d2
+# %% ../../nbs/data/10_deeplesion.ipynb #a3d4b145
 TYPES = {-1: 'unknown', 1: 'bone', 2: 'abdomen', 3: 'mediastinum', 4: 'liver',
          5: 'lung', 6: 'kidney', 7: 'soft tissue', 8: 'pelvis'}
 SPLITS = {1: 'train', 2: 'valid', 3: 'test'}  # the official ones
 LISTS = {
     'Measurement_coordinates': 'ax ay bx by cx cy dx dy',
     'Bounding_boxes': 'x0 y0 x1 y1', 'Lesion_diameters_Pixel_': 'long_px short_px',
-    'Slice_range': 'first last', 'Image_size': 'width height',
+    'Slice_range': 'first last', 'Image_size': 'columns rows',
     'Spacing_mm_px_': 'spacing_x spacing_y spacing_z',
     'Normalized_lesion_location': 'loc_x loc_y loc_z', 'DICOM_windows': 'low high'}
 OPTIONAL = ('Normalized_lesion_location', 'DICOM_windows')  # a lesion is usable without
@@ -64,7 +64,7 @@ def _reasons(raw, df, want):
     mark(df.official == '', 'Train_Val_Test is not 1, 2 or 3')
     return why
 
-# %% ../../nbs/data/10_deeplesion.ipynb #d10e189b
+# %% ../../nbs/data/10_deeplesion.ipynb #ce27111e
 def _typed(raw, want):
     "The columns of `raw`, split and typed"
     name = raw.File_name.str.extract(NAME).fillna('')
@@ -76,7 +76,7 @@ def _typed(raw, want):
     df['slice'] = num('Key_slice_index').fillna(-1).astype('int32')
     for column, names in want.items(): df[names] = numbers(raw[column], len(names))
     df.insert(4, 'z', df.slice*df.spacing_z)
-    for c, edge in zip(('x0', 'y0', 'x1', 'y1'), ('width', 'height')*2):
+    for c, edge in zip(('x0', 'y0', 'x1', 'y1'), ('columns', 'rows')*2):
         df[c] = df[c].clip(0, df[edge])
     for d, (p, q) in {'long': 'ab', 'short': 'cd'}.items():
         df[d + '_mm'] = np.hypot((df[f'{p}x'] - df[f'{q}x'])*df.spacing_x,
@@ -88,7 +88,7 @@ def _typed(raw, want):
     df['official'] = num('Train_Val_Test').map(SPLITS).fillna('')
     return df
 
-# %% ../../nbs/data/10_deeplesion.ipynb #c1f7b8b2
+# %% ../../nbs/data/10_deeplesion.ipynb #c3cf4e10
 def lesions(
     root,  # the folder that holds DL_info.csv
     info: str = 'DL_info.csv',  # name of the table
@@ -107,7 +107,7 @@ def lesions(
     line = pd.Series(np.arange(len(raw)) + 2, raw.index)[bad].astype(str)
     rejects = pd.DataFrame({'file': f'{info}:' + line, 'reason': why[bad],
                             'exception': ''})
-    whole = dict.fromkeys(['first', 'last', 'width', 'height'], 'int32')
+    whole = dict.fromkeys(['first', 'last', 'columns', 'rows'], 'int32')
     return df[~bad].astype(whole).reset_index(drop=True), rejects.reset_index(drop=True)
 
 # %% ../../nbs/data/10_deeplesion.ipynb #49c7adb8
@@ -121,7 +121,7 @@ def read(
     hu = (a ^ np.uint16(0x8000)).view(np.int16)
     return hu, dict(rows=a.shape[0], columns=a.shape[1])
 
-# %% ../../nbs/data/10_deeplesion.ipynb #03fea888
+# %% ../../nbs/data/10_deeplesion.ipynb #b85fcf8f
 FILE = (r'^(?P<path>Images_png/(?P<series>(?P<study>(?P<patient>\d{6})_\d+)_\d+)'
         r'/(?P<slice>\d+)\.png)$')
 
@@ -138,7 +138,7 @@ def _on_disk(root):
 
 def _unmarked(root, df):
     "The slices on disk that `df` lacks; what a series shares is taken from `df`"
-    shared = ['series', 'spacing_x', 'spacing_y', 'spacing_z', 'width', 'height',
+    shared = ['series', 'spacing_x', 'spacing_y', 'spacing_z', 'columns', 'rows',
               'official', 'sex', 'age']
     rest = _on_disk(root).query('item not in @df.item')
     rest = rest.merge(df.drop_duplicates('series')[shared], on='series', how='left')

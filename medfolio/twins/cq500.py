@@ -146,7 +146,7 @@ def _series(r, thin):
     if r.random() < .2: out.append(('CT Bone', 2.5, 5., 14., 'bone'))
     return out
 
-# %% ../../nbs/twins/05_cq500.ipynb #169df59e
+# %% ../../nbs/twins/05_cq500.ipynb #d2bff46c
 def _common(name, n, scan, title, thick, kernel, pixel):
     "What all slices of a series have in common"
     return dict(
@@ -160,7 +160,7 @@ def _common(name, n, scan, title, thick, kernel, pixel):
         PixelRepresentation=1, PixelPaddingValue=-2000, RescaleIntercept='-1024',
         RescaleSlope='1', RescaleType='HU', WindowCenter='40', WindowWidth='100')
 
-
+# %% ../../nbs/twins/05_cq500.ipynb #2f3d02d5
 def _write_series(folder, r, head, name, n, size, series, scanner, scan):
     "Write a series; its slices' rows"
     title, thick, step, sd, kernel = series

@@ -34,7 +34,7 @@ class Head:
         "Heights from below the foramen magnum to above the vertex, mm"
         return -38., self.anatomy.zc + self.anatomy.up + 6.
 
-# %% ../../nbs/twins/03_head.ipynb #e4fa881a
+# %% ../../nbs/twins/03_head.ipynb #2c1d7680
 def _collections(self, b, inner, infra):
     "Extra-axial bleeds on this slice, and how much room they take (mm)"
     room, found = np.zeros_like(inner), []
@@ -46,7 +46,7 @@ def _collections(self, b, inner, infra):
         found.append((o, r[1], r[2]))
     return room, found
 
-
+# %% ../../nbs/twins/03_head.ipynb #879646bf
 def _contents(self, b, inner, above):
     "HU of everything inside the dura, and (bleed, membership) of what bled"
     h, level = self.anatomy, b.level
