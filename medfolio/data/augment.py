@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from ..core import MedfolioError
 
-# %% ../../nbs/data/05_augment.ipynb #76377166
+# %% ../../nbs/data/05_augment.ipynb #36a53134
 class Compose:
     "Transforms of `(x, y, generator)` one after the other"
     def __init__(self, *tfms): self.tfms = tfms
@@ -36,9 +36,10 @@ def uniform(
 
 def _check_boxes(y):
     if y.shape[-1] != 4 or y.ndim not in (2, 3) or not y.is_floating_point():
-        raise MedfolioError(f'boxes are floats (N, 4) or (N, K, 4), these {tuple(y.shape)}')
+        raise MedfolioError('boxes are floats (N, 4) or (N, K, 4), these '
+                            f'{tuple(y.shape)}')
 
-# %% ../../nbs/data/05_augment.ipynb #55bc2e9b
+# %% ../../nbs/data/05_augment.ipynb #e3521acb
 def flip_boxes(
     boxes: torch.Tensor,  # (N, 4) or (N, K, 4)
     size: int,  # pixels along the axis
@@ -55,7 +56,7 @@ def _pick(on, a, b):
     "Rows of `a` where `on`, else of `b`"
     return torch.where(on.view(-1, *[1]*(a.ndim - 1)), a, b)
 
-
+# %% ../../nbs/data/05_augment.ipynb #fefa4c6c
 class Flip:
     "Mirror some of the slices"
     def __init__(
@@ -68,7 +69,9 @@ class Flip:
 
     def __call__(self, x, y, gen):
         on, dim = uniform(gen, len(x)) < self.p, 3 - self.axis
-        if self.boxes: _check_boxes(y); y = _pick(on, flip_boxes(y, x.shape[dim], self.axis), y)
+        if self.boxes:
+            _check_boxes(y)
+            y = _pick(on, flip_boxes(y, x.shape[dim], self.axis), y)
         elif self.swap:
             order = list(range(y.shape[1]))
             for a, b in self.swap: order[a], order[b] = b, a
@@ -103,18 +106,19 @@ def move_slices(
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x.float(), grid, padding_mode='zeros', align_corners=False)
 
-# %% ../../nbs/data/05_augment.ipynb #3018f14c
+# %% ../../nbs/data/05_augment.ipynb #4ff4b668
 def move_boxes(
     boxes: torch.Tensor,  # (N, K, 4)
     m: torch.Tensor,  # (N, 2, 2), old to new
     shift: torch.Tensor,  # (N, 2) pixels
     size: tuple,  # height and width
-    round: bool = True,  # around the turned ellipse in the box; False: around its corners
+    round: bool = True,  # around the turned ellipse in the box; False: its corners
     least: float = 0.25,  # a box with a smaller share inside becomes NaN
 ) -> torch.Tensor:
     "Boxes after the map"
     middle = torch.tensor([size[1], size[0]], device=boxes.device)/2
-    c, half = (boxes[..., :2] + boxes[..., 2:])/2 - middle, (boxes[..., 2:] - boxes[..., :2])/2
+    c = (boxes[..., :2] + boxes[..., 2:])/2 - middle
+    half = (boxes[..., 2:] - boxes[..., :2])/2
     c = (m[:, None] @ c[..., None])[..., 0] + shift[:, None] + middle
     r = m[:, None].abs()*half[..., None, :]  # how far each half axis reaches
     r = r.square().sum(-1).sqrt() if round else r.sum(-1)
@@ -125,7 +129,7 @@ def move_boxes(
     area = lambda b: (b[..., 2:] - b[..., :2]).prod(-1)
     return torch.where((area(cut) >= least*area(new))[..., None], cut, torch.nan)
 
-# %% ../../nbs/data/05_augment.ipynb #3af0f297
+# %% ../../nbs/data/05_augment.ipynb #cf7d5d96
 class Affine:
     "Turn, scale, shear and move each slice a little"
     def __init__(
@@ -145,7 +149,8 @@ class Affine:
         n, (h, w) = len(x), x.shape[2:]
         on = uniform(gen, n) < self.p
         u = uniform(gen, (5, n), -1, 1)*on
-        m = affine_matrices(u[0]*self.degrees, torch.exp(u[1]*math.log1p(self.scale)), u[2]*self.shear)
+        scale = torch.exp(u[1]*math.log1p(self.scale))
+        m = affine_matrices(u[0]*self.degrees, scale, u[2]*self.shear)
         t = u[3:].T*self.shift*torch.tensor([w, h], device=x.device)
         if self.boxes:
             _check_boxes(y)
@@ -153,7 +158,7 @@ class Affine:
             y = b if y.ndim == 3 else b[:, 0]
         return _pick(on, move_slices(x, m, t).to(x.dtype), x), y
 
-# %% ../../nbs/data/05_augment.ipynb #673b0010
+# %% ../../nbs/data/05_augment.ipynb #bc57a53c
 class GaussianNoise:
     "Add noise of a strength drawn for each slice"
     def __init__(
@@ -180,9 +185,10 @@ class SaltPepper:
         s = uniform(gen, len(x), 0, self.share)*(uniform(gen, len(x)) < self.p)
         u, s = uniform(gen, (len(x), 1, *x.shape[2:])), s.view(-1, 1, 1, 1)/2
         x = torch.where(u < s, torch.zeros((), device=x.device, dtype=x.dtype), x)
-        return torch.where(u > 1 - s, torch.ones((), device=x.device, dtype=x.dtype), x), y
+        one = torch.ones((), device=x.device, dtype=x.dtype)
+        return torch.where(u > 1 - s, one, x), y
 
-# %% ../../nbs/data/05_augment.ipynb #e6f67ef7
+# %% ../../nbs/data/05_augment.ipynb #476c25bc
 class WindowJitter:
     "A level and a width for each slice: (windows (C, 2), n, rng) -> (n, C, 2)"
     def __init__(
@@ -192,7 +198,8 @@ class WindowJitter:
     ): self.level, self.width = level, width
 
     def __call__(self, windows, n, rng):
-        w = np.repeat(np.asarray(windows, np.float64)[None], n, 0) if np.ndim(windows) == 2 else windows
+        w = windows
+        if np.ndim(w) == 2: w = np.repeat(np.asarray(w, np.float64)[None], n, 0)
         u = rng.uniform(-1, 1, (2, n, 1))
         return np.stack([w[..., 0] + u[0]*self.level*w[..., 1],
                          w[..., 1]*(1 + self.width)**u[1]], -1)

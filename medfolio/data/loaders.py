@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['targets', 'Slices', 'slices', 'draw', 'Ring', 'ahead', 'SliceLoader', 'loaders']
 
-# %% ../../nbs/data/04_loaders.ipynb #f2a88304
+# %% ../../nbs/data/04_loaders.ipynb #16cd4424
 import queue, threading, warnings
 
 import numpy as np
@@ -13,10 +13,11 @@ import pandas as pd
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
+from fastcore.basics import store_attr
 from ..core import MedfolioError
 from .window import as_windows, window, window_at
 
-# %% ../../nbs/data/04_loaders.ipynb #78832a14
+# %% ../../nbs/data/04_loaders.ipynb #139f46b3
 def targets(
     index: pd.DataFrame,  # of a store
     labels,  # a column, or a list of columns
@@ -28,8 +29,9 @@ def targets(
     try: a = y.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         raise MedfolioError(f'the column {labels} does not hold numbers') from None
-    whole = a.ndim == 1 and pd.api.types.is_integer_dtype(y.dtype) or y.ndim == 1 and y.dtype == bool
-    return torch.from_numpy(a).long() if whole and not np.isnan(a).any() else torch.from_numpy(a).float()
+    whole = y.ndim == 1 and (pd.api.types.is_integer_dtype(y.dtype) or y.dtype == bool)
+    t = torch.from_numpy(a)
+    return t.long() if whole and not np.isnan(a).any() else t.float()
 
 
 class Slices:
@@ -39,28 +41,29 @@ class Slices:
     def __getitem__(self, i):
         return torch.from_numpy(self.store.gather(self.rows[[i]])[0]), self.y[i]
 
-# %% ../../nbs/data/04_loaders.ipynb #ee630ccf
+# %% ../../nbs/data/04_loaders.ipynb #985f7697
 def slices(
     store,  # a `Store`
     rows,  # row numbers
-    labels,  # a column, a list of columns, or a tensor with a row for each of the store's
+    labels,  # a column, a list of columns, or a tensor with a row for each slice
     safe: bool = True,  # leave out what cannot be used; False: refuse
 ) -> Slices:
     "The usable ones of `rows`, with their labels"
     rows = np.asarray(rows)
     if rows.dtype == bool: rows = np.flatnonzero(rows)
     y = labels if isinstance(labels, torch.Tensor) else targets(store.index, labels)
-    if len(y) != len(store): raise MedfolioError(f'{len(y)} labels for {len(store)} slices')
+    if len(y) != len(store):
+        raise MedfolioError(f'{len(y)} labels for {len(store)} slices')
     good = store.usable & ~torch.isnan(y.reshape(len(y), -1).float()).any(1).numpy()
     if (bad := rows[~good[rows]]).size:
-        text = (f'{len(bad)} of {len(rows)} rows have no label or lie in a broken shard, the '
-                f'first: {store.index["item"].iloc[bad[0]]}')
+        text = (f'{len(bad)} of {len(rows)} rows have no label or lie in a broken '
+                f'shard, the first: {store.index["item"].iloc[bad[0]]}')
         if not safe: raise MedfolioError(text)
         warnings.warn(text + '; left out')
     rows = rows[good[rows]]
     return Slices(store, rows, y[torch.from_numpy(rows)])
 
-# %% ../../nbs/data/04_loaders.ipynb #3c9b7642
+# %% ../../nbs/data/04_loaders.ipynb #15f95642
 def draw(
     n: int,  # items
     rng: np.random.Generator,  # this epoch's
@@ -75,7 +78,8 @@ def draw(
         return rng.choice(n, n, p=w/w.sum())
     if groups is None: return rng.permutation(n)
     g, names = pd.factorize(np.asarray(groups))
-    want = np.full(len(names), n//len(names)); want[rng.permutation(len(names))[:n % len(names)]] += 1
+    want = np.full(len(names), n//len(names))
+    want[rng.permutation(len(names))[:n % len(names)]] += 1
     out = []
     for k, m in enumerate(want):
         mine = np.flatnonzero(g == k)
@@ -83,13 +87,14 @@ def draw(
         out.append(np.concatenate(turns)[:m] if turns else mine[:0])
     return rng.permutation(np.concatenate(out))
 
-# %% ../../nbs/data/04_loaders.ipynb #79e3d666
+# %% ../../nbs/data/04_loaders.ipynb #dd17488c
 class Ring:
     "Buffers in turn; one that is still in use is given away, never overwritten"
     def __init__(self, n, pin=False): self.turn, self.pin, self.slots = 0, pin, [None]*n
 
     def _free(self, slot, shape, dtype):
-        if slot is None or slot[0].shape != shape or slot[0].dtype != dtype: return False
+        if slot is None or (slot[0].shape, slot[0].dtype) != (shape, dtype):
+            return False
         return torch._C._storage_Use_Count(slot[1]._cdata) == 2  # the slot's own two
 
     def take(
@@ -99,11 +104,12 @@ class Ring:
     ):  # (buffer, slot); a slot's third entry may hold an event to wait for
         "A buffer that nobody else sees"
         i, self.turn = self.turn, (self.turn + 1) % len(self.slots)
-        if self.slots[i] is not None and self.slots[i][2]: self.slots[i][2].synchronize()
-        if not self._free(self.slots[i], torch.Size(shape), dtype):
+        slot = self.slots[i]
+        if slot is not None and slot[2]: slot[2].synchronize()
+        if not self._free(slot, torch.Size(shape), dtype):
             b = torch.empty(shape, dtype=dtype, pin_memory=self.pin)
-            self.slots[i] = [b, b.untyped_storage(), None]
-        return self.slots[i][0].view(shape), self.slots[i]
+            slot = self.slots[i] = [b, b.untyped_storage(), None]
+        return slot[0].view(shape), slot
 
 # %% ../../nbs/data/04_loaders.ipynb #5b587c15
 def ahead(
@@ -134,10 +140,11 @@ def ahead(
             del o
     finally: stop.set(); t.join()
 
-# %% ../../nbs/data/04_loaders.ipynb #0e58d9ec
+# %% ../../nbs/data/04_loaders.ipynb #54ed1c4b
 class SliceLoader(DataLoader):
     "A fastai `DataLoader` over a store, batch by batch"
-    OPTIONS = tuple('windows factor neighbours seed weights groups jitter augment threads depth'.split())
+    OPTIONS = ('windows,factor,neighbours,seed,weights,groups,jitter,augment,'
+               'threads,depth')
 
     def __init__(
         self,
@@ -159,14 +166,11 @@ class SliceLoader(DataLoader):
     ):
         kwargs.update(num_workers=0, pin_memory=False)
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, **kwargs)
-        self.windows, self.factor, self.neighbours, self.seed = windows, factor, neighbours, seed
-        self.weights, self.groups, self.jitter, self.augment = weights, groups, jitter, augment
-        self.threads, self.depth, self.epoch, self._ring = threads, depth, 0, None
+        store_attr(self.OPTIONS)
+        self.epoch, self._ring = 0, None
         if any(s % factor for s in dataset.store.shape):
-            raise MedfolioError(f'slices of {dataset.store.shape} do not divide by {factor}')
-
-    def new(self, dataset=None, cls=None, **kwargs):
-        return super().new(dataset, cls, **{**{k: getattr(self, k) for k in self.OPTIONS}, **kwargs})
+            raise MedfolioError(f'slices of {dataset.store.shape} do not divide by '
+                                f'{factor}')
 
 # %% ../../nbs/data/04_loaders.ipynb #8db37f9b
 def _cuda(dl): return dl.device is not None and dl.device.type == 'cuda'
@@ -200,9 +204,15 @@ def _deliver(dl, made):
         buf = window(x, w, factor=dl.factor)
     return buf.view(-1, (1 + dl.neighbours)*buf.shape[1], *buf.shape[2:])
 
-# %% ../../nbs/data/04_loaders.ipynb #01211cc0
+# %% ../../nbs/data/04_loaders.ipynb #c28ca982
 def _rng(dl, epoch, batch=None):
-    return np.random.default_rng([dl.seed, epoch, *([] if batch is None else [batch + 1])])
+    more = [] if batch is None else [batch + 1]
+    return np.random.default_rng([dl.seed, epoch, *more])
+
+
+def _new(self, dataset=None, cls=None, **kwargs):
+    same = {k: getattr(self, k) for k in self.OPTIONS.split(',')}
+    return DataLoader.new(self, dataset, cls, **{**same, **kwargs})
 
 
 def _get_idxs(self):
@@ -216,7 +226,7 @@ def _made(self, idxs, epoch):
         at, rng = np.asarray(idxs[i:min(i + self.bs, n)]), _rng(self, epoch, k)
         yield at, _hu_or_x(self, self.dataset.rows[at], rng), int(rng.integers(2**62))
 
-
+# %% ../../nbs/data/04_loaders.ipynb #b8fea08f
 def _iter(self):
     self.before_iter()
     self._remote = self.device is not None and self.device.type != 'cpu'
@@ -242,14 +252,15 @@ def _one_batch(self):
     finally: self.epoch = epoch
 
 
-SliceLoader.__iter__, SliceLoader.get_idxs, SliceLoader.one_batch = _iter, _get_idxs, _one_batch
+SliceLoader.__iter__, SliceLoader.one_batch = _iter, _one_batch
+SliceLoader.get_idxs, SliceLoader.new = _get_idxs, _new
 
-# %% ../../nbs/data/04_loaders.ipynb #d730da16
+# %% ../../nbs/data/04_loaders.ipynb #c0ee6853
 def loaders(
     store,  # a `Store`
     train,  # row numbers to learn from
     valid,  # row numbers to validate on
-    labels,  # a column, a list of columns, or a tensor with a row for each of the store's
+    labels,  # a column, a list of columns, or a tensor with a row for each slice
     bs: int = 16,  # slices a batch
     windows='brain',  # see `window`
     balance=None,  # a column whose values shall come equally often
@@ -261,7 +272,8 @@ def loaders(
     **kwargs,  # factor, neighbours, seed, threads, depth: see `SliceLoader`
 ) -> DataLoaders:
     "fastai `DataLoaders` over a store"
-    if set(np.asarray(train)) & set(np.asarray(valid)) and np.asarray(train).dtype != bool:
+    shared = set(np.asarray(train)) & set(np.asarray(valid))
+    if shared and np.asarray(train).dtype != bool:
         raise MedfolioError('training and validation share rows')
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'cpu'
     t, v = (slices(store, r, labels, safe) for r in (train, valid))

@@ -29,7 +29,7 @@ def table_digest(df: pd.DataFrame) -> str:
     "The digest of a table, by what it says and not by how parquet packs it"
     return digest(df.to_csv(index=False))
 
-# %% ../../nbs/data/03_mapped.ipynb #2a0d1f80
+# %% ../../nbs/data/03_mapped.ipynb #0e27d3ed
 class Store:
     "A folder made by `prepare`, read by row number"
     def __init__(
@@ -44,12 +44,14 @@ class Store:
         self.index = pd.read_parquet(self.path/'index.parquet')
         opened = [self._open(k, n) for k, n in enumerate(self.manifest['shards'])]
         self._maps = [m if n else None for m, n in zip(opened, self.manifest['shards'])]
-        base = np.array([m.ctypes.data if m is not None else 0 for m in self._maps], np.int64)
-        self._address = base[self.index['shard']] + self.index['at'].to_numpy()*self.nbytes
-        self.usable = base[self.index['shard']] != 0
+        starts = [m.ctypes.data if m is not None else 0 for m in self._maps]
+        base = np.array(starts, np.int64)[self.index['shard']]
+        self._address = base + self.index['at'].to_numpy()*self.nbytes
+        self.usable = base != 0
         if (bad := (~self.usable).sum()):
             text = f'{self.path}: {bad} of {len(self)} slices lie in broken shards'
-            if not safe: raise MedfolioError(text + '; delete the folder and prepare it again')
+            mend = '; delete the folder and prepare it again'
+            if not safe: raise MedfolioError(text + mend)
             warnings.warn(text + ' and are set aside')
 
     def __len__(self): return len(self.index)
@@ -60,15 +62,18 @@ class Store:
     @property
     def fingerprint(self): return fingerprint(self.path)
 
-# %% ../../nbs/data/03_mapped.ipynb #2606b7d3
+# %% ../../nbs/data/03_mapped.ipynb #76e53487
 @patch
 def _manifest(self: Store):
     try: m = json.loads((self.path/'manifest.json').read_text())
     except FileNotFoundError:
-        raise MedfolioError(f'there is no finished store in {self.path}: prepare it') from None
-    except ValueError: raise MedfolioError(f'{self.path}/manifest.json is damaged') from None
+        text = f'there is no finished store in {self.path}: prepare it'
+        raise MedfolioError(text) from None
+    except ValueError:
+        raise MedfolioError(f'{self.path}/manifest.json is damaged') from None
     if m.get('schema') != SCHEMA:
-        raise MedfolioError(f'{self.path} has schema {m.get("schema")}, this is version {SCHEMA}')
+        raise MedfolioError(f'{self.path} has schema {m.get("schema")}, '
+                            f'this is version {SCHEMA}')
     return m
 
 
@@ -79,7 +84,7 @@ def _open(self: Store, k, n):
     except (OSError, ValueError): return None if n else np.empty(0, np.int16)
     return a if (a.shape, a.dtype) == ((n, *self.shape), np.int16) else None
 
-# %% ../../nbs/data/03_mapped.ipynb #f7727c37
+# %% ../../nbs/data/03_mapped.ipynb #0c69f3ec
 @patch
 def touched(
     self: Store,
@@ -93,7 +98,7 @@ def touched(
         if m is not None and m.size: m._mmap.madvise(mmap.MADV_DONTNEED)
     self._seen = 0
 
-
+# %% ../../nbs/data/03_mapped.ipynb #7ec58a4d
 @patch
 def addresses(
     self: Store,
@@ -102,17 +107,19 @@ def addresses(
 ) -> np.ndarray:  # (N,), or (N, 1 + neighbours)
     "Where in memory the slices of `rows` begin"
     rows = np.asarray(rows)
-    if rows.dtype == bool: raise MedfolioError('a mask is not row numbers: use np.flatnonzero')
+    if rows.dtype == bool:
+        raise MedfolioError('a mask is not row numbers: use np.flatnonzero')
     rows = rows.astype(np.int64).reshape(-1)
     if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
-        raise MedfolioError(f'rows {rows.min()} to {rows.max()} of a store of {len(self)}')
+        raise MedfolioError(f'rows {rows.min()} to {rows.max()} of a store of '
+                            f'{len(self)}')
     if neighbours: rows = self.around(rows, neighbours)
-    if not self.usable[rows].all():
-        raise MedfolioError(f'item {self.index.item[rows[~self.usable[rows]][0]]} lies in a '
-                            f'broken shard of {self.path}')
+    if (bad := rows[~self.usable[rows]]).size:
+        raise MedfolioError(f'item {self.index.item[bad[0]]} lies in a broken shard of '
+                            f'{self.path}')
     return self._address[rows]
 
-# %% ../../nbs/data/03_mapped.ipynb #34dcad94
+# %% ../../nbs/data/03_mapped.ipynb #38859e2f
 @patch
 def around(
     self: Store,
@@ -129,10 +136,11 @@ def around(
 
 @patch(as_prop=True)
 def _series(self: Store):
-    "Rows in order of series and z; each row's place there; its series' first and last place"
+    "Rows in order of series and z; a row's place there; its series' first and last"
     if '_order' not in self.__dict__:
         lack = [c for c in ('series', 'z') if c not in self.index]
-        if lack: raise MedfolioError(f'neighbours need the column {lack[0]} in the index')
+        if lack:
+            raise MedfolioError(f'neighbours need the column {lack[0]} in the index')
         s = pd.factorize(self.index.series)[0]
         order = np.lexsort([np.arange(len(self)), self.index.z, s])
         place = np.empty_like(order); place[order] = np.arange(len(order))
@@ -167,7 +175,7 @@ def gather(
     self.touched(a.size)
     return out
 
-# %% ../../nbs/data/03_mapped.ipynb #9786ec99
+# %% ../../nbs/data/03_mapped.ipynb #70608c96
 @patch
 def verify(
     self: Store,
@@ -178,7 +186,9 @@ def verify(
     if table_digest(self.index) != self.manifest['index']:
         bad.append(('index.parquet', 'is not what the manifest says'))
     for i, r in enumerate(self.index.itertuples()):
-        if not self.usable[i]: bad.append((r.item, 'its shard is missing or cut')); continue
+        if not self.usable[i]:
+            bad.append((r.item, 'its shard is missing or cut'))
+            continue
         if sha(self._maps[r.shard][r.at].tobytes()) != r.pixels:
             bad.append((r.item, 'its pixels have changed'))
         self.touched(1)

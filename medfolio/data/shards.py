@@ -5,31 +5,33 @@
 # %% auto #0
 __all__ = ['reader_version', 'read_one', 'write_shard', 'finished']
 
-# %% ../../nbs/data/03_shards.ipynb #9ff91735
+# %% ../../nbs/data/03_shards.ipynb #2ca1b3cb
 import ast, hashlib, inspect, io, json, os, stat, warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from ..core import MedfolioError, digest, write_atomic
-from .mapped import sha
 from .resize import fit
 
-# %% ../../nbs/data/03_shards.ipynb #188d0f9f
+# %% ../../nbs/data/03_shards.ipynb #8fa12b5b
 def reader_version(
     read,  # a function or a `partial` of one
 ) -> dict:
     "Name of a reader, and a digest of its module's code and bound arguments"
-    bound = repr((read.args, sorted(read.keywords.items()))) if isinstance(read, partial) else ''
-    f = inspect.unwrap(read.func if isinstance(read, partial) else read)
+    f, bound = read, ''
+    if isinstance(read, partial):
+        f, bound = read.func, repr((read.args, sorted(read.keywords.items())))
+    f = inspect.unwrap(f)
     module = inspect.getmodule(f)
     where = f if module is None or module.__name__ == '__main__' else module
     try: code = ast.dump(ast.parse(inspect.cleandoc(inspect.getsource(where))))
-    except (OSError, TypeError, SyntaxError): code = getattr(f, '__code__', f).__repr__()
-    name = f'{getattr(f, "__module__", "")}.{getattr(f, "__qualname__", type(f).__name__)}'
-    return dict(name=name, version=digest(code + bound))
+    except (OSError, TypeError, SyntaxError): code = repr(getattr(f, '__code__', f))
+    home = getattr(f, '__module__', '')
+    name = getattr(f, '__qualname__', type(f).__name__)
+    return dict(name=f'{home}.{name}', version=digest(code + bound))
 
-# %% ../../nbs/data/03_shards.ipynb #456d6592
+# %% ../../nbs/data/03_shards.ipynb #79919b6d
 def _stat(path): return [(s := os.stat(path)).st_size, s.st_mtime_ns]
 
 
@@ -46,7 +48,8 @@ def _pixels(hu, frame):
     hu = np.asarray(hu)
     if hu.ndim == 3 and frame is not None: hu = hu[int(frame)]
     if hu.dtype != np.int16 or hu.ndim != 2 or not hu.size:
-        raise MedfolioError(f'gives {hu.dtype} of shape {hu.shape}, not a slice of int16')
+        raise MedfolioError(f'gives {hu.dtype} of shape {hu.shape}, '
+                            'not a slice of int16')
     return hu
 
 
@@ -64,7 +67,7 @@ def read_one(read, path, frame=None):
     except FileNotFoundError: return None, 'there is no such file', 'FileNotFoundError'
     except Exception as e: return None, 'the reader could not read it', type(e).__name__
 
-# %% ../../nbs/data/03_shards.ipynb #403e52e4
+# %% ../../nbs/data/03_shards.ipynb #b3aac62f
 def _header(n, size):
     "The first 128 bytes of an npy file of `n` slices"
     f = io.BytesIO()
@@ -86,9 +89,9 @@ def _fill(f, job, slip):
         b = np.ascontiguousarray(fit(hu, job.size, job.fill), '<i2').tobytes()
         f.write(b)
         keep = {k: _plain(header.get(k)) for k in job.keep}
-        slip['rows'].append([i, *hu.shape, source, sha(b), keep])
+        slip['rows'].append([i, *hu.shape, source, digest(b), keep])
 
-# %% ../../nbs/data/03_shards.ipynb #59aa386a
+# %% ../../nbs/data/03_shards.ipynb #0dcaff9f
 def _plain(v):
     "A number or a text of a header's value"
     if v is None or isinstance(v, (int, float, str)): return v
@@ -98,7 +101,7 @@ def _plain(v):
 
 def write_shard(job):
     "Write one shard and its slip; the slip comes last"
-    slip = dict(rows=[], rejects=[], stats=[_stat_or_none(job.root/p) for p, _ in job.files])
+    slip = dict(rows=[], rejects=[], stats=_stats(job))
     end = job.dest/'shards'/f'{job.number:05}.npy'
     part = end.with_name(f'.{end.name}.{os.getpid()}.part')
     try:
@@ -108,7 +111,8 @@ def write_shard(job):
             f.seek(0); f.write(_header(len(slip['rows']), job.size))
             f.flush(); os.fsync(f.fileno())
         os.replace(part, end)
-    except OSError as e: raise MedfolioError(f'cannot write {end}: {e.strerror or e}') from None
+    except OSError as e:
+        raise MedfolioError(f'cannot write {end}: {e.strerror or e}') from None
     finally: part.unlink(missing_ok=True)
     write_atomic(job.dest/'build'/f'{job.number:05}.json', json.dumps(slip))
     return job.number, slip
@@ -118,7 +122,10 @@ def _stat_or_none(path):
     try: return _stat(path)
     except OSError: return None
 
-# %% ../../nbs/data/03_shards.ipynb #4af95ece
+
+def _stats(job): return [_stat_or_none(job.root/p) for p, _ in job.files]
+
+# %% ../../nbs/data/03_shards.ipynb #19ba776e
 def finished(job):
     "The slip of a shard that need not be made again, or None"
     try:
@@ -126,4 +133,4 @@ def finished(job):
         size = (job.dest/'shards'/f'{job.number:05}.npy').stat().st_size
     except (OSError, ValueError): return None
     if size != 128 + 2*len(slip['rows'])*job.size[0]*job.size[1]: return None
-    return slip if slip['stats'] == [_stat_or_none(job.root/p) for p, _ in job.files] else None
+    return slip if slip['stats'] == _stats(job) else None

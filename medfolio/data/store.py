@@ -17,7 +17,7 @@ from .mapped import SCHEMA, Store, table_digest
 from .resize import AIR
 from .shards import finished, read_one, reader_version, write_shard
 
-# %% ../../nbs/data/03_store.ipynb #90c75982
+# %% ../../nbs/data/03_store.ipynb #725087df
 OWN = ('shard', 'at', 'height', 'width', 'source', 'pixels')  # columns the store adds
 
 
@@ -28,7 +28,8 @@ def _check_index(index, keep):
     if lack or clash: raise MedfolioError(
         f'the index lacks the column {lack[0]}' if lack else
         f"the index has a column '{clash[0]}' of its own: rename it")
-    if not len(index): raise MedfolioError('the index is empty: there is nothing to store')
+    if not len(index):
+        raise MedfolioError('the index is empty: there is nothing to store')
     if (twice := index.item[index.item.duplicated()]).size:
         raise MedfolioError(f'the item {twice.iloc[0]} stands twice in the index')
     for p in index.path:
@@ -41,11 +42,12 @@ def _size(size, index, read, root):
     if size is not None and not isinstance(size, float):
         return [int(o) for o in (size if np.ndim(size) else (size, size))]
     for r in index.head(100).itertuples():
-        if (hu := read_one(read, root/r.path, getattr(r, 'frame', None))[0]) is not None:
-            return [round(o*(size or 1)) for o in hu.shape]
-    raise MedfolioError(f'none of the first {min(100, len(index))} files under {root} is readable')
+        hu = read_one(read, root/r.path, getattr(r, 'frame', None))[0]
+        if hu is not None: return [round(o*(size or 1)) for o in hu.shape]
+    raise MedfolioError(f'none of the first {min(100, len(index))} files under {root} '
+                        'is readable')
 
-# %% ../../nbs/data/03_store.ipynb #bafa5f1b
+# %% ../../nbs/data/03_store.ipynb #9c9da94d
 def _settle(dest, plan):
     "Refuse to go on with what was begun another way, then write the plan"
     for name in ('manifest.json', 'build/plan.json'):
@@ -53,15 +55,16 @@ def _settle(dest, plan):
         old = json.loads((dest/name).read_text()).get('plan', {})
         if old == plan: continue
         what = [k for k in plan if old.get(k) != plan[k]]
-        raise MedfolioError(f'{dest} holds a store made with another {" and ".join(what)}: '
-                            'choose another folder, or delete this one')
+        raise MedfolioError(f'{dest} holds a store made with another '
+                            f'{" and ".join(what)}: choose another folder, or delete '
+                            'this one')
     known = {'manifest.json', 'build', 'shards', 'index.parquet', 'rejects.csv'}
     other = [p.name for p in dest.iterdir() if p.name not in known]
     if other: raise MedfolioError(f'{dest} is not a store: it holds {other[0]}')
     if not (dest/'manifest.json').exists():
         write_atomic(dest/'build/plan.json', json.dumps(dict(plan=plan)))
 
-# %% ../../nbs/data/03_store.ipynb #975ea47c
+# %% ../../nbs/data/03_store.ipynb #9376a200
 def _slips(jobs, workers, progress):
     "Slips by number, made or found, as they come"
     from rich.progress import Progress
@@ -79,15 +82,16 @@ def _results(todo, workers):
     "Shards as they are done, in this process or in several"
     if workers <= 1 or len(todo) <= 1: yield from map(write_shard, todo); return
     from joblib import Parallel, delayed
-    run = Parallel(min(workers, len(todo)), return_as='generator_unordered', batch_size=1)
+    run = Parallel(min(workers, len(todo)), return_as='generator_unordered',
+                   batch_size=1)
     try: yield from run(delayed(write_shard)(j) for j in todo)
     except MedfolioError: raise
     except Exception as e:
         if type(e).__name__ != 'TerminatedWorkerError': raise
-        raise MedfolioError('a reading process died (a decoder crashed or memory ran out); '
-                            'run again with workers=1 to find the file') from None
+        raise MedfolioError('a reading process died (a decoder crashed or memory ran '
+                            'out); run again with workers=1 to find the file') from None
 
-# %% ../../nbs/data/03_store.ipynb #c604962a
+# %% ../../nbs/data/03_store.ipynb #7e8b6340
 def _rejects(jobs, slips):
     "Rejects as a table: file, reason, exception"
     rows = [(jobs[k].files[i][0], why, kind) for k in sorted(slips)
@@ -102,10 +106,11 @@ def _judge(jobs, slips, total, allow, dest):
     bad = _rejects(jobs, slips)
     write_atomic(dest/'rejects.csv', bad.to_csv(index=False))
     raise MedfolioError(
-        f'{n} of {total} files rejected, more than {allow:.1%}, the first: {bad.file[0]} '
-        f'({bad.reason[0]}); see rejects.csv, mend them or raise `allow`, and run again')
+        f'{n} of {total} files rejected, more than {allow:.1%}, the first: '
+        f'{bad.file[0]} ({bad.reason[0]}); see rejects.csv, mend them or raise '
+        '`allow`, and run again')
 
-
+# %% ../../nbs/data/03_store.ipynb #b577da42
 def _finish(index, jobs, slips, plan, dest):
     "The index, the rejects and, last, the manifest"
     per, rows = len(jobs[0].files), []
@@ -119,19 +124,21 @@ def _finish(index, jobs, slips, plan, dest):
     bad = _rejects(jobs, slips)
     write_atomic(dest/'rejects.csv', bad.to_csv(index=False))
     manifest = dict(
-        schema=SCHEMA, plan=plan, slices=len(table), rejects=len(bad), dtype='int16', unit='HU',
-        columns=list(table), shards=[len(slips[k]['rows']) for k in sorted(slips)],
+        schema=SCHEMA, plan=plan, slices=len(table), rejects=len(bad), dtype='int16',
+        unit='HU', columns=list(table),
+        shards=[len(slips[k]['rows']) for k in sorted(slips)],
         index=table_digest(pd.read_parquet(io.BytesIO(b.getvalue()))),
         sources=digest(list(table.source)), pixels=digest(list(table.pixels)))
-    write_atomic(dest/'manifest.json', json.dumps(manifest, indent=1, sort_keys=True) + '\n')
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    write_atomic(dest/'manifest.json', text + '\n')
 
-# %% ../../nbs/data/03_store.ipynb #799ace1e
+# %% ../../nbs/data/03_store.ipynb #eab201cb
 def prepare(
-    index: pd.DataFrame,  # a row a slice: `item`, `path`, maybe `frame`, and what to keep
+    index: pd.DataFrame,  # a row a slice: `item`, `path`, perhaps `frame`, and more
     read,  # path -> (int16 slice of HU, header as a dictionary)
     dest,  # the store's folder
     root='.',  # what the index's paths are relative to
-    size=None,  # pixels: int, (height, width), a fraction of the first slice's, or as is
+    size=None,  # pixels, (height, width), a fraction of the first slice's, or as is
     keep: tuple = (),  # values of the header that become columns
     workers: int = 2,  # processes that read
     allow: float = 0.01,  # stop if a larger share is rejected
@@ -142,31 +149,33 @@ def prepare(
     "Decode every slice of `index` once; start again after any interruption"
     dest, root, index = Path(dest), Path(root), index.reset_index(drop=True)
     _check_index(index, keep)
-    (dest/'shards').mkdir(parents=True, exist_ok=True); (dest/'build').mkdir(exist_ok=True)
+    (dest/'shards').mkdir(parents=True, exist_ok=True)
+    (dest/'build').mkdir(exist_ok=True)
     try:
         with FileLock(dest/'build/lock', timeout=0), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*still being processed')  # on an early stop
-            _build(index, read, dest, root, size, list(keep), workers, allow if safe else 0,
-                   per_shard, progress)
-    except Timeout: raise MedfolioError(f'{dest} is being built by another process') from None
+            warnings.filterwarnings('ignore', '.*still being processed')  # early stop
+            _build(index, read, dest, root, size, list(keep), workers,
+                   allow if safe else 0, per_shard, progress)
+    except Timeout:
+        raise MedfolioError(f'{dest} is being built by another process') from None
     shutil.rmtree(dest/'build', ignore_errors=True)
     return Store(dest)
 
-# %% ../../nbs/data/03_store.ipynb #c4192187
+# %% ../../nbs/data/03_store.ipynb #3da11ec5
 def _build(index, read, dest, root, size, keep, workers, allow, per_shard, progress):
     "Plan, shards, index, manifest"
     size = _size(size, index, read, root)
     per = per_shard or max(1, 2**26//(2*size[0]*size[1]), -(-len(index)//512))
-    plan = dict(reader=reader_version(read), size=size, fill=AIR, keep=keep, per_shard=per,
-                items=table_digest(index))
+    plan = dict(reader=reader_version(read), size=size, fill=AIR, keep=keep,
+                per_shard=per, items=table_digest(index))
     _settle(dest, plan)
     if (dest/'manifest.json').exists(): return
     for p in (dest/'shards').glob('.*.part'): p.unlink()
     frames = index.frame if 'frame' in index else [None]*len(index)
     files = list(zip(index.path, frames))
-    jobs = [types.SimpleNamespace(number=k, files=files[i:i + per], read=read, root=root,
-                                  size=tuple(size), fill=AIR, keep=keep, dest=dest,
-                                  parent=os.getpid())
+    same = dict(read=read, root=root, size=tuple(size), fill=AIR, keep=keep, dest=dest,
+                parent=os.getpid())
+    jobs = [types.SimpleNamespace(number=k, files=files[i:i + per], **same)
             for k, i in enumerate(range(0, len(files), per))]
     slips = {}
     for number, slip in _slips(jobs, workers, progress):

@@ -16,22 +16,24 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from ..core import MedfolioError, nearest
 
-# %% ../../nbs/data/02_window.ipynb #5827f978
+# %% ../../nbs/data/02_window.ipynb #3349b999
 WINDOWS = dict(  # name: (level, width) in HU
-    brain=(40, 80), subdural=(80, 200), blood=(40, 380), soft=(40, 380), stroke=(40, 40),
-    bone=(400, 1800), temporal=(600, 2800), lung=(-600, 1500), mediastinum=(50, 350),
-    abdomen=(50, 450), liver=(30, 150), full=(1023.5, 4095))
+    brain=(40, 80), subdural=(80, 200), blood=(40, 380), soft=(40, 380),
+    stroke=(40, 40), bone=(400, 1800), temporal=(600, 2800), lung=(-600, 1500),
+    mediastinum=(50, 350), abdomen=(50, 450), liver=(30, 150), full=(1023.5, 4095))
 HEMORRHAGE = ('brain', 'subdural', 'blood')  # the three-window image
 
-# %% ../../nbs/data/02_window.ipynb #bb11dba5
+# %% ../../nbs/data/02_window.ipynb #d418e8f1
 def _named(w):
     "(level, width) of one window"
     if not isinstance(w, str): return w
-    if w not in WINDOWS: raise MedfolioError(f"there is no window '{w}': {nearest(w, WINDOWS)}")
+    if w not in WINDOWS:
+        raise MedfolioError(f"there is no window '{w}': {nearest(w, WINDOWS)}")
     return WINDOWS[w]
 
 
-def _is_one(w): return isinstance(w, str) or np.isscalar(w[0]) and not isinstance(w[0], str)
+def _is_one(w):
+    return isinstance(w, str) or np.isscalar(w[0]) and not isinstance(w[0], str)
 
 
 def as_windows(
@@ -42,12 +44,13 @@ def as_windows(
     if not isinstance(windows, np.ndarray): windows = [_named(w) for w in windows]
     w = np.asarray(windows, np.float64)
     if w.ndim not in (2, 3) or w.shape[-1] != 2:
-        raise MedfolioError(f'a window is (level, width); these have the shape {w.shape}')
+        raise MedfolioError('a window is (level, width); these have the shape '
+                            f'{w.shape}')
     if not (np.isfinite(w).all() and (w[..., 1] > 0).all()):
         raise MedfolioError('a window needs a finite level and a width above 0')
     return w
 
-# %% ../../nbs/data/02_window.ipynb #eade734f
+# %% ../../nbs/data/02_window.ipynb #22a77b6f
 def _numbers(v):
     "What a DICOM decimal string, a number or a list of either holds"
     v = v.split('\\') if isinstance(v, str) else v
@@ -62,12 +65,13 @@ def header_windows(
     try: c, w = either('WindowCenter', 'center'), either('WindowWidth', 'width')
     except ValueError: c, w = np.zeros(1), np.empty(0)
     if len(c) != len(w) or not len(c):
-        raise MedfolioError(f'the header offers no usable window: {len(c)} centre(s) and '
-                            f'{len(w)} width(s)')
+        raise MedfolioError('the header offers no usable window: '
+                            f'{len(c)} centre(s) and {len(w)} width(s)')
     kind = str(header.get('VOILUTFunction') or 'LINEAR').upper()
     if kind == 'LINEAR': c, w = c - 0.5, np.maximum(w - 1, 1e-3)  # width 1 is a step
     elif kind != 'LINEAR_EXACT':
-        raise MedfolioError(f'the window function {kind} is not linear: name a window instead')
+        raise MedfolioError(f'the window function {kind} is not linear: '
+                            'name a window instead')
     return as_windows(np.stack([c, w], -1))
 
 # %% ../../nbs/data/02_window.ipynb #82e962a7
@@ -104,17 +108,19 @@ def _windows(address, h, w, low, width, k, out):
                 l, d, o = low[n, c], width[n, c], out[n, c, y]
                 for x in range(row.size): o[x] = min(max((row[x] - l)/d, zero), one)
 
-# %% ../../nbs/data/02_window.ipynb #83918013
+# %% ../../nbs/data/02_window.ipynb #5e792a1a
 def cores() -> int:
     "The processors this process may use"
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 @cache
 def _pool(threads): return ThreadPoolExecutor(threads, thread_name_prefix='medfolio')
 
 
-if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cache_clear)
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def split_run(
@@ -131,7 +137,7 @@ def split_run(
     f(parts[0])
     for j in jobs: j.result()
 
-# %% ../../nbs/data/02_window.ipynb #ddc2e773
+# %% ../../nbs/data/02_window.ipynb #b1ae50df
 def window_at(
     address: np.ndarray,  # of each slice's first pixel: C-ordered int16
     shape: tuple,  # height and width of a slice
@@ -140,19 +146,21 @@ def window_at(
     factor: int = 1,  # average blocks of so many pixels a side first
     threads: int | None = None,  # all cores by default
 ) -> np.ndarray:
-    "Slices somewhere in memory through `windows` into `out`; `window` is the safe way in"
+    "Slices at `address` through `windows` into `out`; `window` is the safe way in"
     n, (h, w) = len(address), shape
     windows = np.broadcast_to(windows, (n, *windows.shape[-2:]))
-    if out.shape != (n, windows.shape[1], h//factor, w//factor) or out.dtype != np.float32:
-        raise MedfolioError(f'out is {out.dtype} {out.shape}; float32 '
-                            f'{(n, windows.shape[1], h//factor, w//factor)} is needed')
+    shape = (n, windows.shape[1], h//factor, w//factor)
+    if out.shape != shape or out.dtype != np.float32:
+        raise MedfolioError(f'out is {out.dtype} {out.shape}; '
+                            f'float32 {shape} is needed')
     width = windows[..., 1].astype(np.float32)
     low = (windows[..., 0] - windows[..., 1]/2).astype(np.float32)
     address = np.ascontiguousarray(address, np.int64)
-    split_run(lambda s: _windows(address[s], h, w, low[s], width[s], factor, out[s]), n, threads)
+    run = lambda s: _windows(address[s], h, w, low[s], width[s], factor, out[s])
+    split_run(run, n, threads)
     return out
 
-# %% ../../nbs/data/02_window.ipynb #18d42be9
+# %% ../../nbs/data/02_window.ipynb #ed269022
 def _on_device(hu, windows, factor, out):
     "The same in PyTorch, for a batch that lies on another device"
     import torch
@@ -168,22 +176,25 @@ def _on_device(hu, windows, factor, out):
 def _check(hu, factor):
     "Three axes, whole blocks, int16"
     if str(hu.dtype).split('.')[-1] != 'int16' or hu.ndim not in (2, 3):
-        raise MedfolioError(f'{hu.dtype} {tuple(hu.shape)}: a batch of HU is int16 (N, H, W)')
-    if factor < 1 or hu.shape[-2] % factor or hu.shape[-1] % factor:
-        raise MedfolioError(f'{hu.shape[-2]} by {hu.shape[-1]} pixels do not divide by {factor}')
+        raise MedfolioError(f'{hu.dtype} {tuple(hu.shape)}: '
+                            'a batch of HU is int16 (N, H, W)')
+    h, w = hu.shape[-2:]
+    if factor < 1 or h % factor or w % factor:
+        raise MedfolioError(f'{h} by {w} pixels do not divide by {factor}')
 
-# %% ../../nbs/data/02_window.ipynb #78a5d8cc
+# %% ../../nbs/data/02_window.ipynb #9f7cd0b5
 def window(
     hu,  # int16 HU, (N, H, W) or (H, W): an array, or a tensor on any device
-    windows='brain',  # a name, `(level, width)`, a list of either, or an array (N, C, 2)
+    windows='brain',  # a name, `(level, width)`, a list of either, or (N, C, 2)
     out=None,  # float32 (N, C, H//factor, W//factor) to write into
     factor: int = 1,  # average blocks of so many pixels a side, in HU, first
     threads: int | None = None,  # on a CPU: all cores by default
 ):  # like `hu`: an array or a tensor
     "A batch through `windows`, scaled to 0…1, a channel each"
     _check(hu, factor)
-    if hu.ndim == 2: return window(hu[None], windows, None if out is None else out[None],
-                                   factor, threads)[0]
+    if hu.ndim == 2:
+        out = None if out is None else out[None]
+        return window(hu[None], windows, out, factor, threads)[0]
     windows = as_windows(windows)
     if windows.ndim == 3 and len(windows) != len(hu):
         raise MedfolioError(f'{len(windows)} sets of windows for {len(hu)} slices')
