@@ -14,11 +14,11 @@ import typer
 from .console import console, examples, flag, say_table
 from .core import MedfolioError, root as repository
 
-# %% ../nbs/11_cli_data.ipynb #ae9708c3
+# %% ../nbs/11_cli_data.ipynb #a1465433
 data = typer.Typer(no_args_is_help=True, rich_markup_mode='rich',
                    help='Datasets: what they are, whether they are whole, their twins.')
 
-Dataset = Annotated[str, typer.Argument(metavar='NAME', help='as `medfolio data list` says')]
+Dataset = Annotated[str, typer.Argument(metavar='NAME', help='see `data list`')]
 Root = Annotated[Path | None, typer.Option(help='the download, if not in MEDFOLIO_DATA')]
 
 
@@ -78,7 +78,7 @@ def store_folder(name: str, kind: str, size: int) -> Path:
     "Where `prepare` puts a store unless told otherwise"
     return repository()/'data/stores'/f'{name}-{kind}-{size}'
 
-# %% ../nbs/11_cli_data.ipynb #a3facef7
+# %% ../nbs/11_cli_data.ipynb #0d1763b6
 Size = Annotated[int, typer.Option(help='pixels a side; 256 is half the resolution')]
 Workers = Annotated[int, typer.Option(min=1, help='processes')]
 Dest = Annotated[Path | None, typer.Option(help='folder, instead of one under data/')]
@@ -94,8 +94,7 @@ def prepare(name: Dataset, root: Root = None, size: Size = 512, workers: Workers
     path, kind = catalogue.find_root(name, root)
     index, rejects = named(f'medfolio.data.{name}:index')(path)
     dest = out or store_folder(name, kind, size)
-    store = prepare(index, named(_READ[name]), dest, root=path, size=size, workers=workers,
-                    progress=console().is_terminal)
+    store = prepare(index, named(_READ[name]), dest, root=path, size=size, workers=workers)
     console().print(f'{len(store.index):,} slices in {dest}; '
                     f'{len(rejects):,} files were not indexed')
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['reader_version', 'read_one', 'write_shard', 'finished']
 
-# %% ../../nbs/data/03_shards.ipynb #2ca1b3cb
-import ast, hashlib, inspect, io, json, os, stat, warnings
+# %% ../../nbs/data/03_shards.ipynb #4c88544c
+import ast, hashlib, inspect, io, json, os, stat, textwrap, warnings
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..core import MedfolioError, digest, write_atomic
 from .resize import fit
 
-# %% ../../nbs/data/03_shards.ipynb #8fa12b5b
+# %% ../../nbs/data/03_shards.ipynb #66a79097
 def reader_version(
     read,  # a function or a `partial` of one
 ) -> dict:
@@ -25,7 +25,7 @@ def reader_version(
     f = inspect.unwrap(f)
     module = inspect.getmodule(f)
     where = f if module is None or module.__name__ == '__main__' else module
-    try: code = ast.dump(ast.parse(inspect.cleandoc(inspect.getsource(where))))
+    try: code = ast.dump(ast.parse(textwrap.dedent(inspect.getsource(where))))
     except (OSError, TypeError, SyntaxError): code = repr(getattr(f, '__code__', f))
     home = getattr(f, '__module__', '')
     name = getattr(f, '__qualname__', type(f).__name__)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OWN', 'prepare']
 
-# %% ../../nbs/data/03_store.ipynb #26645083
-import io, json, os, shutil, types, warnings
+# %% ../../nbs/data/03_store.ipynb #f259d889
+import io, json, os, shutil, sys, types, warnings
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -64,11 +64,14 @@ def _settle(dest, plan):
     if not (dest/'manifest.json').exists():
         write_atomic(dest/'build/plan.json', json.dumps(dict(plan=plan)))
 
-# %% ../../nbs/data/03_store.ipynb #9376a200
+# %% ../../nbs/data/03_store.ipynb #a6e6c2fd
 def _slips(jobs, workers, progress):
     "Slips by number, made or found, as they come"
+    from rich.console import Console
     from rich.progress import Progress
-    with Progress(disable=not progress) as bar:
+    console = Console(stderr=True, force_jupyter=False)
+    seen = progress and sys.stderr.isatty()
+    with Progress(console=console, disable=not seen) as bar:
         task = bar.add_task('slices', total=sum(len(j.files) for j in jobs))
         todo = []
         for j in jobs:

@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
 from ..core import MedfolioError, write_atomic
 
-# %% ../../nbs/twins/03e_files.ipynb #c7597cf8
+# %% ../../nbs/twins/03e_files.ipynb #745a3688
 # bits of each category's code
 LENGTHS = np.array([3, 3, 3, 3, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13])
 
@@ -35,7 +35,7 @@ def _segment(marker, body):
     "A marker segment: its length counts itself"
     return bytes([255, marker]) + (len(body) + 2).to_bytes(2) + body
 
-
+# %% ../../nbs/twins/03e_files.ipynb #e6cd913f
 def jpeg_lossless(
     px,  # matrix of 16-bit integers
 ) -> bytes:
