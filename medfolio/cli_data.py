@@ -14,12 +14,12 @@ import typer
 from .console import console, examples, flag, say_table
 from .core import MedfolioError, root as repository
 
-# %% ../nbs/11_cli_data.ipynb #a1465433
+# %% ../nbs/11_cli_data.ipynb #a8762533
 data = typer.Typer(no_args_is_help=True, rich_markup_mode='rich',
                    help='Datasets: what they are, whether they are whole, their twins.')
 
 Dataset = Annotated[str, typer.Argument(metavar='NAME', help='see `data list`')]
-Root = Annotated[Path | None, typer.Option(help='the download, if not in MEDFOLIO_DATA')]
+Root = Annotated[Path | None, typer.Option(help='the download, else MEDFOLIO_DATA')]
 
 
 @data.command('list', epilog=examples('medfolio data list'))
