@@ -61,9 +61,9 @@ def check(
                for r in found.itertuples()])
     if not found.ok.all(): raise typer.Exit(1)
 
-# %% ../nbs/11_cli_data.ipynb #21672216
-_READ = dict(deeplesion='medfolio.data.deeplesion:read', rsna='medfolio.data.dicom:read_hu',
-             cq500='medfolio.data.dicom:read_hu')
+# %% ../nbs/11_cli_data.ipynb #225dff1d
+_READ = dict(deeplesion='medfolio.data.deeplesion:read',
+             rsna='medfolio.data.dicom:read_hu', cq500='medfolio.data.dicom:read_hu')
 _TWIN = dict(deeplesion='medfolio.twins.deeplesion:deeplesion_twin',
              rsna='medfolio.twins.rsna:rsna_twin', cq500='medfolio.twins.cq500:cq500_twin')
 

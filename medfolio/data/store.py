@@ -64,7 +64,7 @@ def _settle(dest, plan):
     if not (dest/'manifest.json').exists():
         write_atomic(dest/'build/plan.json', json.dumps(dict(plan=plan)))
 
-# %% ../../nbs/data/03_store.ipynb #a6e6c2fd
+# %% ../../nbs/data/03_store.ipynb #54396e5d
 def _slips(jobs, workers, progress):
     "Slips by number, made or found, as they come"
     from rich.console import Console
@@ -85,6 +85,7 @@ def _results(todo, workers):
     "Shards as they are done, in this process or in several"
     if workers <= 1 or len(todo) <= 1: yield from map(write_shard, todo); return
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
     run = Parallel(min(workers, len(todo)), return_as='generator_unordered',
                    batch_size=1)
     try: yield from run(delayed(write_shard)(j) for j in todo)
@@ -93,6 +94,7 @@ def _results(todo, workers):
         if type(e).__name__ != 'TerminatedWorkerError': raise
         raise MedfolioError('a reading process died (a decoder crashed or memory ran '
                             'out); run again with workers=1 to find the file') from None
+    finally: get_reusable_executor(reuse=True).shutdown(kill_workers=True)  # not in 300 s
 
 # %% ../../nbs/data/03_store.ipynb #7e8b6340
 def _rejects(jobs, slips):
