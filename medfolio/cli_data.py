@@ -61,11 +61,12 @@ def check(
                for r in found.itertuples()])
     if not found.ok.all(): raise typer.Exit(1)
 
-# %% ../nbs/11_cli_data.ipynb #225dff1d
+# %% ../nbs/11_cli_data.ipynb #f61c88b6
 _READ = dict(deeplesion='medfolio.data.deeplesion:read',
              rsna='medfolio.data.dicom:read_hu', cq500='medfolio.data.dicom:read_hu')
 _TWIN = dict(deeplesion='medfolio.twins.deeplesion:deeplesion_twin',
-             rsna='medfolio.twins.rsna:rsna_twin', cq500='medfolio.twins.cq500:cq500_twin')
+             rsna='medfolio.twins.rsna:rsna_twin',
+             cq500='medfolio.twins.cq500:cq500_twin')
 
 
 def named(spec: str):
@@ -78,7 +79,7 @@ def store_folder(name: str, kind: str, size: int) -> Path:
     "Where `prepare` puts a store unless told otherwise"
     return repository()/'data/stores'/f'{name}-{kind}-{size}'
 
-# %% ../nbs/11_cli_data.ipynb #0d1763b6
+# %% ../nbs/11_cli_data.ipynb #4db8780c
 Size = Annotated[int, typer.Option(help='pixels a side; 256 is half the resolution')]
 Workers = Annotated[int, typer.Option(min=1, help='processes')]
 Dest = Annotated[Path | None, typer.Option(help='folder, instead of one under data/')]
@@ -94,7 +95,7 @@ def prepare(name: Dataset, root: Root = None, size: Size = 512, workers: Workers
     path, kind = catalogue.find_root(name, root)
     index, rejects = named(f'medfolio.data.{name}:index')(path)
     dest = out or store_folder(name, kind, size)
-    store = prepare(index, named(_READ[name]), dest, root=path, size=size, workers=workers)
+    store = prepare(index, named(_READ[name]), dest, path, size, workers=workers)
     console().print(f'{len(store.index):,} slices in {dest}; '
                     f'{len(rejects):,} files were not indexed')
 

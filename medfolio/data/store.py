@@ -64,7 +64,7 @@ def _settle(dest, plan):
     if not (dest/'manifest.json').exists():
         write_atomic(dest/'build/plan.json', json.dumps(dict(plan=plan)))
 
-# %% ../../nbs/data/03_store.ipynb #54396e5d
+# %% ../../nbs/data/03_store.ipynb #4409f888
 def _slips(jobs, workers, progress):
     "Slips by number, made or found, as they come"
     from rich.console import Console
@@ -94,7 +94,7 @@ def _results(todo, workers):
         if type(e).__name__ != 'TerminatedWorkerError': raise
         raise MedfolioError('a reading process died (a decoder crashed or memory ran '
                             'out); run again with workers=1 to find the file') from None
-    finally: get_reusable_executor(reuse=True).shutdown(kill_workers=True)  # not in 300 s
+    finally: get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 # %% ../../nbs/data/03_store.ipynb #7e8b6340
 def _rejects(jobs, slips):
