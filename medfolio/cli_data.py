@@ -99,14 +99,14 @@ def prepare(name: Dataset, root: Root = None, size: Size = 512, workers: Workers
     console().print(f'{len(store.index):,} slices in {dest}; '
                     f'{len(rejects):,} files were not indexed')
 
-# %% ../nbs/11_cli_data.ipynb #4a846661
+# %% ../nbs/11_cli_data.ipynb #3b668314
 Units = Annotated[int, typer.Option(min=1, help='patients (scans for cq500)')]
 Seed = Annotated[int, typer.Option(help='another seed, other patients')]
 Signal = Annotated[int, typer.Option(min=0, max=1, help='0: nothing to be found')]
 
 
 @data.command(epilog=examples('medfolio data twin deeplesion',
-                              'medfolio data twin rsna --units 20 --signal 0 --out /tmp/null'))
+                              'medfolio data twin rsna --units 20 --signal 0'))
 def twin(name: Dataset, units: Units = 50, seed: Seed = 0, signal: Signal = 1,
          workers: Workers = 2, out: Dest = None):
     "Write the synthetic twin of a dataset, in the dataset's own format."
