@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['console', 'say_table', 'examples', 'flag', 'join_pairs']
 
-# %% ../nbs/10_console.ipynb #7d799cb6
-import functools
+# %% ../nbs/10_console.ipynb #cffdde63
+import functools, sys
 from typing import Annotated
 import typer
 
-# %% ../nbs/10_console.ipynb #61a18f01
+# %% ../nbs/10_console.ipynb #0d371f19
 _STYLE = {'fresh': 'green', 'stale': 'yellow', 'never run': 'dim', 'damaged': 'red',
           'pass': 'green', 'miss': 'red', 'pending': 'dim', 'afterwards': 'yellow',
           'yes': 'green', 'no': 'red'}
@@ -22,7 +22,9 @@ def console(
 ):
     "The rich Console that everything is printed through"
     from rich.console import Console
-    return Console(stderr=err, highlight=False, soft_wrap=True, force_jupyter=False)
+    seen = (sys.stderr if err else sys.stdout).isatty()  # whatever the environment says
+    return Console(stderr=err, highlight=False, soft_wrap=True, force_jupyter=False,
+                   force_terminal=seen)
 
 # %% ../nbs/10_console.ipynb #8d313b53
 def say_table(

@@ -57,8 +57,8 @@ def code(text):
 def docments_table(obj, inline):
     "What the parameters of `obj` are, as a table; empty where nothing is said of them"
     from fastcore.docments import docments
-    told = {k: d for k, d in docments(obj, full=True).items() if k != 'self'}
-    if not any(d.docment for d in told.values()): return ''
+    told = {k: d for k, d in docments(obj).items() if k != 'self'}
+    if not any(told.values()): return ''
     sig = inspect.signature(obj)
     def row(name, d):
         param = sig.parameters.get(name)
@@ -67,8 +67,8 @@ def docments_table(obj, inline):
         default = param.default if param else sig.empty
         default = '' if default is sig.empty else repr(default)
         cells = code(name) if param else '*returns*', code(kind), code(default)
-        return f'| {" | ".join(cells)} | {inline(d.docment or "")} |'
-    rows = [row(k, d) for k, d in told.items() if k != 'return' or d.docment]
+        return f'| {" | ".join(cells)} | {inline(d or "")} |'
+    rows = [row(k, d) for k, d in told.items() if k != 'return' or d]
     return '\n'.join(['| Parameter | Type | Default | |', '|---|---|---|---|', *rows])
 
 
