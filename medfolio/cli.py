@@ -148,12 +148,13 @@ def paper(all_: All = False, only: Only = '*', jobs: Jobs = 1, check: Check = Fa
     console().print(f'{len(chosen) - len(todo)} of {len(chosen)} runs were fresh, '
                      f'{len(todo)} made')
 
-# %% ../nbs/12_cli.ipynb #1638092d
-@app.command(epilog=examples('medfolio claims'))
-def claims():
+# %% ../nbs/12_cli.ipynb #496b81ac
+@app.command(epilog=examples('medfolio claims', 'medfolio claims --why'))
+def claims(why: flag('--why', 'the reason and the date of each claim, too') = False):
     "What was expected of each run before it ran, and how it went."
     from medfolio.claims import table
-    rows = table()
+    more = () if why else ('why', 'date')
+    rows = [{k: v for k, v in r.items() if k not in more} for r in table()]
     if not rows: return console().print('no claims in nbs/claims.yaml yet')
     say_table(rows)
     words = 'pass', 'miss', 'pending', 'afterwards'
