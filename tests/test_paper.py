@@ -175,6 +175,20 @@ def test_code_that_changes_during_a_run_is_not_published(checkout):
     assert checkout.states()['toy'] == 'never run'
 
 
+def test_a_library_that_changes_during_a_run_is_not_published(checkout):
+    library = checkout.root/'medfolio/extra.py'
+    library.parent.mkdir(); library.write_text('K = 1')
+    checkout.notebook([*TOY[:3], 'if False: import medfolio.extra\n' + TOY[3], *TOY[4:]])
+    (checkout.root/'nbs/hold').touch()
+    with checkout.popen('run', 'toy') as p:
+        until(lambda: (checkout.root/'nbs/pids').exists())
+        library.write_text('K = 2')
+        (checkout.root/'nbs/hold').unlink()
+        out, err = p.communicate(timeout=60)
+    assert p.returncode == 1 and 'its code changed while it ran' in err
+    assert checkout.states()['toy'] == 'never run'
+
+
 def test_papermill_alone_makes_a_result(checkout):
     out = checkout.root/'out.ipynb'
     env = os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path))
