@@ -1,6 +1,7 @@
 # Two commands: `make paper` regenerates the paper, `make test` passes its tests.
 PYTHON ?= python3
 BIN := .venv/bin
+export UV_SYSTEM_CERTS ?= 1
 TESTS ?= tests
 READY := .venv/.ready-$(shell git hash-object requirements.lock pyproject.toml | cut -c1-12 | paste -sd- -)
 
