@@ -138,7 +138,8 @@ def test_every_result_belongs_to_a_run_of_the_plan():
 def test_no_file_names_this_machine_or_a_package_index():
     import subprocess
     files = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True).stdout.split('\0')
-    bad = re.compile('|'.join([re.escape(f'{ROOT.parent}/'), 'index' + '-url', 'find' + '-links', r'https?://\S*/simple\b']))
+    homes = r'(?<![\w.}])/(?:work|root|Users|mnt|scratch)/'  # wherever this clone lies
+    bad = re.compile('|'.join([homes, 'index' + '-url', 'find' + '-links', r'https?://\S*/simple\b']))
     texts = [(f, (ROOT/f).read_bytes().decode('utf8', 'ignore')) for f in files if f and (ROOT/f).is_file()]
     found = [f'{f}: {m[0]}' for f, t in texts if (m := bad.search(t))]
     assert not found
