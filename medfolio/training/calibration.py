@@ -104,7 +104,7 @@ def coverage(
     inside = [residuals(y, m, s, joint) <= q for m, s in _seeds(mu, sigma)]
     return mean_interval([h if joint else h.mean(1) for h in inside], groups, each, n)
 
-# %% ../../nbs/training/03_calibration.ipynb #e9a87b54
+# %% ../../nbs/training/03_calibration.ipynb #fb50f565
 LEVELS = (.5, .8, .9, .95)
 
 
@@ -115,7 +115,7 @@ def coverage_plot(
 ):
     "Observed against stated coverage, with intervals over patients"
     ax = ax or plots.plt.subplots(figsize=(3.2, 3))[1]
-    ax.plot([0, 100], [0, 100], color=plots.GREY, ls='--', lw=1, label='as stated')
+    ax.plot([30, 100], [30, 100], color=plots.GREY, ls='--', lw=1, label='as stated')
     for i, (name, got) in enumerate(curves.items()):
         v, low, high = 100*np.array(got, float).T
         x = 100*np.asarray(levels, float) + .7*(i - (len(curves) - 1)/2)
@@ -123,7 +123,7 @@ def coverage_plot(
                     marker=plots.MARKERS[i % 5], mec='white', lw=1.2, elinewidth=1.6)
     ax.set(xlabel='Stated coverage (%)', ylabel='Observed coverage (%)',
            xlim=(100*min(levels) - 8, 101), xticks=[100*p for p in levels])
-    ax.set_ylim(bottom=max(0, ax.get_ylim()[0]), top=101); ax.legend(loc='lower right')
+    ax.tick_params(axis='x', labelsize=7); ax.legend(loc='lower right')
     return ax
 
 # %% ../../nbs/training/03_calibration.ipynb #6db63572
