@@ -119,25 +119,24 @@ class Block(nn.Module):
         x = self.down(x)
         return F.relu(x + self.body(x))
 
-# %% ../../nbs/models/13_detector.ipynb #abecc2bc
+# %% ../../nbs/models/13_detector.ipynb #a80d8275
 class Detector(nn.Module):
     "Slices N×C×H×W to maps N×5×H/4×W/4: logit of a centre, way to it, log sides"
     def __init__(self,
         inputs: int = 3,  # channels: windows, slices
-        width: int = 16,  # of the stem; the deepest level has six times as many
+        width: int = 24,  # of the maps at a quarter; the deepest are four times as wide
         prior: float = .01,  # of a centre, at the start
     ):
         super().__init__()
-        w = [width, int(1.5*width), 3*width, 4*width, 6*width]
-        self.stem = nn.Sequential(conv(inputs, w[0], 5, 2), conv(w[0], w[1], 3, 2))
-        self.levels = nn.ModuleList([Block(w[i], w[i + 1], 2) for i in (1, 2, 3)])
-        self.side = nn.ModuleList([nn.Conv2d(c, 2*width, 1) for c in w[1:]])
-        self.join = conv(2*width, 2*width)
-        self.heat = nn.Sequential(conv(2*width, 2*width), nn.Conv2d(2*width, 1, 1))
-        self.box = nn.Sequential(conv(2*width, 2*width), nn.Conv2d(2*width, 4, 1))
-        nn.init.constant_(self.heat[-1].bias, -math.log(1/prior - 1))
-        nn.init.zeros_(self.box[-1].weight)
-        self.box[-1].bias.data = torch.tensor([0., 0, 1, 1])
+        w = [width, 2*width, 8*width//3, 4*width]
+        first = nn.Conv2d(inputs, width, 8, 4, 2, bias=False)
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+                                  conv(width, width))
+        self.levels = nn.ModuleList([Block(i, o, 2) for i, o in zip(w, w[1:])])
+        self.side = nn.ModuleList([nn.Conv2d(c, width, 1) for c in w])
+        self.head = nn.Sequential(conv(width, width), nn.Conv2d(width, 5, 1))
+        nn.init.zeros_(self.head[-1].weight[1:])
+        self.head[-1].bias.data = torch.tensor([-math.log(1/prior - 1), 0., 0, 1, 1])
 
     def forward(self, x):
         if x.ndim != 4 or x.shape[2] % 32 or x.shape[3] % 32:
@@ -147,5 +146,4 @@ class Detector(nn.Module):
         up = self.side[-1](maps[-1])
         for side, m in zip(reversed(self.side[:-1]), reversed(maps[:-1])):
             up = F.interpolate(up, scale_factor=2., mode='nearest') + side(m)
-        up = self.join(up)
-        return torch.cat([self.heat(up), self.box(up)], 1)
+        return self.head(up)
