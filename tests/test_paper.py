@@ -174,7 +174,7 @@ def test_code_that_changes_during_a_run_is_not_published(checkout):
         until(lambda: (checkout.root/'nbs/pids').exists())
         checkout.notebook([*TOY[:4], TOY[4].replace('else 1', 'else 5'), SAVE])
         (checkout.root/'nbs/hold').unlink()
-        out, err = p.communicate(timeout=60)
+        out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and 'not kept' in err
     assert checkout.states()['toy'] == 'never run'
 
@@ -188,7 +188,7 @@ def test_a_library_that_changes_during_a_run_is_not_published(checkout):
         until(lambda: (checkout.root/'nbs/pids').exists())
         library.write_text('K = 2')
         (checkout.root/'nbs/hold').unlink()
-        out, err = p.communicate(timeout=60)
+        out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and 'its code changed while it ran' in err
     assert checkout.states()['toy'] == 'never run'
 
