@@ -140,13 +140,13 @@ def box_loss(
             raise MedfolioError(f"'{t}' is no box loss; {nearest(t, BOX_LOSSES)}")
     return partial(_total, terms=terms)
 
-# %% ../../nbs/models/10_boxes.ipynb #cfbb2b8d
+# %% ../../nbs/models/10_boxes.ipynb #51a0bf02
 def check_boxes(
     y,  # N×4 centre boxes, fractions of the image
     names=None,  # what to call the rows in a complaint; their number by default
     out: float = .02,  # how far a box may stick out of the image
 ):
-    "`y` if every row is a box in the image; an error that names the first bad row if not"
+    "`y` where every row is a box in the image; else an error that names a bad row"
     y = torch.as_tensor(y)
     if y.ndim != 2 or y.shape[1] != 4:
         raise MedfolioError(f'boxes are N×4 (cx, cy, w, h), not {tuple(y.shape)}')
@@ -159,5 +159,6 @@ def check_boxes(
         if not bad.any(): continue
         i = int(bad.nonzero()[0, 0]); row = [round(v, 4) for v in y[i].tolist()]
         name = f'box {i}' if names is None else f'box of {names[i]}'
-        raise MedfolioError(f'{name}, {row}, {what} ({int(bad.sum())} of {len(y)} rows)')
+        many = f'({int(bad.sum())} of {len(y)} rows)'
+        raise MedfolioError(f'{name}, {row}, {what} {many}')
     return y
