@@ -120,7 +120,7 @@ class Flat(nn.Module):
         v = self.linear(f.float().flatten(1)).relu()
         return v.new_full((len(f), 2), .5), v
 
-# %% ../../nbs/models/03_backbones.ipynb #fe8266d0
+# %% ../../nbs/models/03_backbones.ipynb #7f05ecc9
 TRUNKS = dict(spatial=Spatial, pooled=Pooled, flat=Flat)
 
 
@@ -131,10 +131,16 @@ class BoxNet(nn.Module):
         body: nn.Module,  # slices -> map; knows its `channels`
         head,  # function channels -> module `(position, features) -> parameters`
         trunk: str = 'spatial',  # `spatial`, `pooled` or `flat`
+        hidden: int = 64,  # features that the head reads
     ):
         super().__init__()
         if trunk not in TRUNKS: raise MedfolioError(f"there is no trunk '{trunk}'")
         self.body, self.trunk = body, TRUNKS[trunk](body.channels)
-        self.head = head(self.trunk.channels)
+        self.mix = nn.Sequential(nn.Linear(self.trunk.channels + 2, hidden),
+                                 nn.ReLU(inplace=True))
+        self.head = head(hidden)
 
-    def forward(self, x): return self.head(*self.trunk(self.body(x)))
+    def forward(self, x):
+        xy, f = self.trunk(self.body(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(xy, self.mix(torch.cat([f, xy], 1)))
