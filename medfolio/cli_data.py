@@ -46,7 +46,7 @@ def info(name: Dataset):
     console().print(f'[dim]{"here":<10}[/]{state(name)}')
 
 # %% ../nbs/11_cli_data.ipynb #d315c127
-Archives = Annotated[list[Path], typer.Argument(metavar='ARCHIVE...', help='zip or tar')]
+Archives = Annotated[list[Path], typer.Argument(metavar='ARCHIVE...', help='zip, tar')]
 Into = Annotated[Path, typer.Argument(metavar='DEST', help='a folder, made if need be')]
 Most = Annotated[float, typer.Option(min=0, help='refuse archives that unpack to more')]
 

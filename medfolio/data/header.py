@@ -145,7 +145,8 @@ TAGS = [*IDS.values(), *GRID.values(), *SEQUENCES, 'ImageType', 'InstanceNumber'
         'NumberOfFrames', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness',
         'GantryDetectorTilt', 'ImagePositionPatient', 'ImageOrientationPatient',
         'RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth',
-        'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit', 'ModalityLUTSequence']
+        'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit',
+        'ModalityLUTSequence']
 
 # %% ../../nbs/data/00_header.ipynb #50160a5a
 def functional_group(
