@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 from ..core import MedfolioError, nearest, root as repository
 
-# %% ../../nbs/data/20_catalogue.ipynb #c4083e3c
+# %% ../../nbs/data/20_catalogue.ipynb #fad63598
 DATASETS = {
     'deeplesion': dict(
         title='DeepLesion', modality='CT of chest, abdomen and pelvis',
         items='32,735 lesions on 32,120 slices of 4,427 patients, and their neighbours',
-        size='about 220 GB, 56 zip files',
+        size='about 220 GB: 56 zip files of about 4 GB',
         licence='public; the NIH Clinical Center asks to be credited',
         get='nihcc.app.box.com/v/DeepLesion: unpack all zip files into one folder',
         layout='DL_info.csv\nImages_png/<patient>_<study>_<series>/<slice>.png',
@@ -31,11 +31,11 @@ DATASETS = {
         layout='stage_*_train.csv\nstage_*_train_images/ID_<9 hex>.dcm',
         cite='Flanders AE et al. Radiol Artif Intell 2020;2(3):e190211')}
 
-# %% ../../nbs/data/20_catalogue.ipynb #2980a834
+# %% ../../nbs/data/20_catalogue.ipynb #5b85fc31
 DATASETS['cq500'] = dict(
     title='CQ500', modality='CT of the head',
     items='491 scans of several series, read by three radiologists each',
-    size='tens of GB, one zip file a scan',
+    size='some tens of GB, one zip file a scan',
     licence='CC BY-NC-SA 4.0',
     get='headctstudy.qure.ai/dataset: unpack all zip files into one folder',
     layout='reads.csv\nCQ500CT<n> CQ500CT<n>/Unknown Study/<series>/CT*.dcm',
@@ -152,7 +152,7 @@ def _deep(name, root):
     for reason, files in bad.groupby('reason').file:
         yield 'every file', False, f'{len(files):,}: {reason}: {_some(files)}'
 
-# %% ../../nbs/data/20_catalogue.ipynb #a1589769
+# %% ../../nbs/data/20_catalogue.ipynb #ec6b3575
 def check(
     name: str,  # of a dataset
     root,  # the folder to look at; nothing in it is changed
@@ -169,7 +169,8 @@ def check(
     packed = sorted(p.name for p in root.glob('*') if PACKED.search(p.name))
     if packed:
         whole = all(ok for _, ok, _ in rows)
-        rows.append(('archives', whole, f'still packed: {_some(packed)}'))
+        how = '' if whole else '; `medfolio data unpack` unpacks them'
+        rows.append(('archives', whole, f'still packed: {_some(packed)}{how}'))
     if root.is_dir() and kind_of(root) == 'twin':
         rows.append(('kind', True, 'synthetic twin, not the real data'))
     return pd.DataFrame(rows, columns=['what', 'ok', 'detail'])

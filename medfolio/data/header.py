@@ -134,7 +134,7 @@ def number(
     v = _numbers(ds, name, 1, whole)
     return default if v is None else v[0]
 
-# %% ../../nbs/data/00_header.ipynb #bbf78707
+# %% ../../nbs/data/00_header.ipynb #8e7a7d12
 SEQUENCES = ['SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
 IDS = dict(patient='PatientID', study='StudyInstanceUID', series='SeriesInstanceUID',
            sop='SOPInstanceUID', modality='Modality')
@@ -145,7 +145,8 @@ TAGS = [*IDS.values(), *GRID.values(), *SEQUENCES, 'ImageType', 'InstanceNumber'
         'NumberOfFrames', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness',
         'GantryDetectorTilt', 'ImagePositionPatient', 'ImageOrientationPatient',
         'RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth',
-        'PixelPaddingValue', 'PixelPaddingRangeLimit', 'ModalityLUTSequence']
+        'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit',
+        'ModalityLUTSequence']
 
 # %% ../../nbs/data/00_header.ipynb #50160a5a
 def functional_group(
@@ -176,7 +177,16 @@ def _geometry(ds, frame=0):
         if g['position']: g['z'] = float(np.cross(u, v) @ g['position'])
     return g
 
-# %% ../../nbs/data/00_header.ipynb #63fbb1dd
+# %% ../../nbs/data/00_header.ipynb #c21b5153
+def _windows(ds):
+    "The header's display windows: all centers, all widths, and their function"
+    voi = functional_group(ds, 'FrameVOILUTSequence')
+    c, w = (_numbers(voi, f'Window{k}') for k in ('Center', 'Width'))
+    f = _text(voi, 'VOILUTFunction') or 'LINEAR'
+    f = f if f in ('LINEAR', 'LINEAR_EXACT', 'SIGMOID') else 'OTHER'
+    return dict(centers=c and tuple(c), widths=w and tuple(w), function=f)
+
+# %% ../../nbs/data/00_header.ipynb #1c6143c0
 def to_header(
     ds,  # a pydicom data set
     syntax: str,  # its transfer syntax
@@ -196,9 +206,7 @@ def to_header(
     scale = functional_group(ds, 'PixelValueTransformationSequence')
     h['slope'] = number(scale, 'RescaleSlope')
     h['intercept'] = number(scale, 'RescaleIntercept')
-    voi = functional_group(ds, 'FrameVOILUTSequence')
-    h['center'] = (_numbers(voi, 'WindowCenter') or [None])[0]
-    h['width'] = (_numbers(voi, 'WindowWidth') or [None])[0]
+    h |= _windows(ds)
     h['padding'] = number(ds, 'PixelPaddingValue', None, True)
     h['padding_limit'] = number(ds, 'PixelPaddingRangeLimit', h['padding'], True)
     h['syntax'] = syntax

@@ -50,7 +50,7 @@ def as_windows(
         raise MedfolioError('a window needs a finite level and a width above 0')
     return w
 
-# %% ../../nbs/data/02_window.ipynb #22a77b6f
+# %% ../../nbs/data/02_window.ipynb #a9d82d67
 def _numbers(v):
     "What a DICOM decimal string, a number or a list of either holds"
     v = v.split('\\') if isinstance(v, str) else v
@@ -58,16 +58,17 @@ def _numbers(v):
 
 
 def header_windows(
-    header: dict,  # with WindowCenter, WindowWidth, VOILUTFunction; or center and width
+    header: dict,  # `read_header`'s, or a dictionary by DICOM's keywords
 ) -> np.ndarray:  # (C, 2), one row a window that the header offers
     "The header's own windows, as levels and widths of `LINEAR_EXACT`"
     either = lambda a, b: _numbers(header.get(a, header.get(b)))
-    try: c, w = either('WindowCenter', 'center'), either('WindowWidth', 'width')
+    try: c, w = either('WindowCenter', 'centers'), either('WindowWidth', 'widths')
     except ValueError: c, w = np.zeros(1), np.empty(0)
     if len(c) != len(w) or not len(c):
         raise MedfolioError('the header offers no usable window: '
                             f'{len(c)} centre(s) and {len(w)} width(s)')
-    kind = str(header.get('VOILUTFunction') or 'LINEAR').upper()
+    kind = header.get('VOILUTFunction', header.get('function')) or 'LINEAR'
+    kind = str(kind).upper()
     if kind == 'LINEAR': c, w = c - 0.5, np.maximum(w - 1, 1e-3)  # width 1 is a step
     elif kind != 'LINEAR_EXACT':
         raise MedfolioError(f'the window function {kind} is not linear: '
