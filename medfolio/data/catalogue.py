@@ -69,11 +69,11 @@ def twin_root(
     "Where the twin of a dataset stands, or would stand"
     return repository()/'data'/'twins'/name
 
-# %% ../../nbs/data/20_catalogue.ipynb #04047a3c
+# %% ../../nbs/data/20_catalogue.ipynb #ff7a7cba
 def find_root(
     name: str,  # of a dataset
     root=None,  # the caller's own folder, if any
-    make=None,  # writes the twin into a folder, where there is none yet
+    make=None,  # returns the folder of a twin, written if need be; else `twin_root`
 ) -> tuple:
     "`(folder, kind)` of a dataset: the caller's, that in MEDFOLIO_DATA, or the twin"
     entry(name)
@@ -85,9 +85,8 @@ def find_root(
     else: path, told = None, None
     if path is not None and path.is_dir(): return path, kind_of(path)
     if told: raise MedfolioError(f'{name}: the root {path} is not a folder')
-    twin = twin_root(name)
-    if kind_of(twin) != 'twin' and make: make(twin)
-    elif kind_of(twin) != 'twin':
+    twin = make() if make else twin_root(name)
+    if not make and kind_of(twin) != 'twin':
         raise MedfolioError(f'{name} is not on this machine, and its twin is not '
                             f'written yet: `medfolio data twin {name}` writes it')
     if kind_of(twin) != 'twin': raise MedfolioError(f'{twin} is not marked as a twin')
