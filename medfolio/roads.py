@@ -84,7 +84,7 @@ def edges(
         boxes[of] = fit_boxes(boxes[of], (h, w), (size, size))
     return boxes
 
-# %% ../nbs/13_roads.ipynb #747bc39c
+# %% ../nbs/13_roads.ipynb #bb526455
 def deeplesion(
     root='',  # a download; else MEDFOLIO_DATA/deeplesion, else the twin
     signal: int = 1,  # of the twin; 0: nothing to be found
@@ -93,11 +93,7 @@ def deeplesion(
     workers: int = 2,  # processes that write and read
 ) -> SimpleNamespace:
     "DeepLesion or its twin: `store`, `index`, `boxes`, `part`, `lesions`, `shown`, …"
-    try: path, kind = find_root('deeplesion', root)
-    except MedfolioError:
-        if root: raise
-        path, kind = None, 'twin'
-    if path in (None, twin_root('deeplesion')): path = _twin(signal, smoke, workers)
+    path, kind = find_root('deeplesion', root, lambda: _twin(signal, smoke, workers))
     index, rejects = dl.index(path)
     name = f'deeplesion-{kind}-{size}-{table_digest(index)[:8]}'
     folder = repository()/'data/stores'/name

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CropBatches', 'fractions', 'box_learner', 'predict_boxes', 'Cascade']
 
-# %% ../../nbs/training/08_boxes.ipynb #f4fab7f6
+# %% ../../nbs/training/08_boxes.ipynb #264fcfa6
 from functools import partial
 import numpy as np, torch
 from fastai.callback.training import GradientClip
@@ -13,7 +13,7 @@ from fastai.callback import schedule  # adds fit_one_cycle to Learner
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
-from fastcore.basics import noop
+from fastcore.basics import noop, patch
 from ..core import MedfolioError, seed_all
 from ..data.augment import flip_boxes
 from ..data.crop import Held, crops
@@ -23,7 +23,7 @@ from ..models.bbox import mean_chol, side_sigmas
 from ..models.boxes import to_centre, to_corners
 from .precision import BFloat16
 
-# %% ../../nbs/training/08_boxes.ipynb #66adb006
+# %% ../../nbs/training/08_boxes.ipynb #b44dbc1a
 class CropBatches:
     "Crops around points, with their boxes; what fastai needs of a DataLoader"
     n_inp = 1
@@ -52,15 +52,19 @@ class CropBatches:
         self.jitter, self.size, self.factor, self.windows = jitter, size, factor, windows
         self.bs, self.shuffle, self.dataset = min(bs, len(self.rows)), shuffle, self
         self.rng = np.random.default_rng(seed)
-        self.to(device)
+        self.device = torch.device(device)
 
-    def to(self, device): self.device = torch.device(device); return self
+# %% ../../nbs/training/08_boxes.ipynb #9f4b3fde
+@patch
+def to(self: CropBatches, device): self.device = torch.device(device); return self
 
-    def __len__(self):
-        n = len(self.rows)
-        return n//self.bs if self.shuffle else -(-n//self.bs)
 
-# %% ../../nbs/training/08_boxes.ipynb #218f60d8
+@patch
+def __len__(self: CropBatches):
+    n = len(self.rows)
+    return n//self.bs if self.shuffle else -(-n//self.bs)
+
+
 def _corner(self, at):
     "Upper left pixels of the crops of `at`"
     step = self.rng.normal(0, self.jitter, (len(at), 2)) if self.jitter else 0.
@@ -76,7 +80,8 @@ def _mirror(x, y, rng):
     return x, y
 
 
-def _batches(self):
+@patch
+def __iter__(self: CropBatches):
     n = len(self.rows)
     order = self.rng.permutation(n) if self.shuffle else np.arange(n)
     for k in range(len(self)):
@@ -88,9 +93,6 @@ def _batches(self):
         y = torch.from_numpy(y.astype(np.float32))
         if self.shuffle: x, y = _mirror(x, y, self.rng)
         yield x.to(self.device), y.to(self.device)
-
-
-CropBatches.__iter__ = _batches
 
 # %% ../../nbs/training/08_boxes.ipynb #1f5498c4
 def fractions(boxes, size: int):
@@ -170,8 +172,9 @@ class Cascade:
         box = to_corners(mean_chol(p)[0]).numpy()*self.crop + np.tile(corner, 2)
         return box, side_sigmas(p).numpy()*self.crop, p
 
-# %% ../../nbs/training/08_boxes.ipynb #78ece92b
-def _cascade(self, slices):
+# %% ../../nbs/training/08_boxes.ipynb #441339e2
+@patch
+def __call__(self: Cascade, slices):
     "`(boxes, low, high, sigma)`, (N, 4) each, in pixels of each slice as it came"
     if not len(slices): return (np.zeros((0, 4)),)*4
     size = (self.size, self.size)
@@ -182,6 +185,3 @@ def _cascade(self, slices):
                                for o, s in zip(b, slices)])
     box, low, high = map(back, (box, low, high))
     return box, low, high, (high - low)/(2*self.reach)
-
-
-Cascade.__call__ = _cascade
