@@ -226,7 +226,7 @@ def _deliver(dl, made):
         buf = window(x, w, factor=dl.factor)
     return buf.view(-1, (1 + dl.neighbours)*buf.shape[1], *buf.shape[2:])
 
-# %% ../../nbs/data/04_loaders.ipynb #f38a12ef
+# %% ../../nbs/data/04_loaders.ipynb #da8934b4
 def _rng(dl, epoch, *batch):
     return np.random.default_rng([dl.seed, epoch, *(b + 1 for b in batch)])
 
@@ -246,8 +246,8 @@ def _made(self, idxs, epoch):
     for k, i in enumerate(range(0, n, self.bs)):
         at, rng = np.asarray(idxs[i:min(i + self.bs, n)]), None
         if self.jitter or self.augment: rng = _rng(self, epoch, k)
-        made = _hu_or_x(self, self.dataset.rows[at], rng)
-        yield at, made, rng and int(rng.integers(2**62))
+        yield (at, _hu_or_x(self, self.dataset.rows[at], rng),
+               rng and int(rng.integers(2**62)))
 
 # %% ../../nbs/data/04_loaders.ipynb #b8fea08f
 def _iter(self):
