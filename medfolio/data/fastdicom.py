@@ -101,7 +101,7 @@ def to_hu_inplace(
     _shift(x, lo, hi, intercept, air)
     return True
 
-# %% ../../nbs/data/08_fastdicom.ipynb #b1a6b733
+# %% ../../nbs/data/08_fastdicom.ipynb #6d88f4b5
 class DicomFiles:
     "Slices in DICOM files, gathered as batches of Hounsfield units"
     def __init__(self,
@@ -109,15 +109,15 @@ class DicomFiles:
         root='',  # the folder that its paths are relative to
         air: int = -1000,  # HU for padding
     ):
-        if index[['rows', 'columns']].drop_duplicates().shape[0] > 1:
+        if len(shapes := set(zip(index['rows'], index['columns']))) != 1:
             raise MedfolioError('the slices are not all of one size')
         self.index, self.air = index.reset_index(drop=True), air
         self.path, self.usable = root, np.ones(len(index), bool)
         self.paths = [os.path.join(root, p) for p in index['path']]
         self.fast = (index['why'] == '').tolist()
-        self.shape = tuple(int(index[k].iloc[0]) for k in ('rows', 'columns'))
+        self.shape = tuple(map(int, shapes.pop()))
         keys = 'offset size stamp bits signed lo hi intercept'.split()
-        self.how = [tuple(map(int, o)) for o in index[keys].itertuples(index=False)]
+        self.how = [*zip(*(index[k].to_numpy().astype(int).tolist() for k in keys))]
 
     def __len__(self): return len(self.paths)
 
