@@ -8,7 +8,6 @@ __all__ = ['reader_version', 'read_one', 'write_shard', 'finished']
 # %% ../../nbs/data/03_shards.ipynb #4c88544c
 import ast, hashlib, inspect, io, json, os, stat, textwrap, warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from ..core import MedfolioError, digest, write_atomic
