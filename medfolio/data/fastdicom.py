@@ -17,7 +17,7 @@ from .dicom import padding_range, read_hu
 from .leanheader import lean_header
 from .window import split_run, windower
 
-# %% ../../nbs/data/08_fastdicom.ipynb #f7acc70c
+# %% ../../nbs/data/08_fastdicom.ipynb #c4074e7c
 LITTLE = {'1.2.840.10008.1.2': 8, '1.2.840.10008.1.2.1': 12}  # bytes before the pixels
 
 
@@ -32,7 +32,7 @@ def _unusual(h):
     pads = h['padding'] is not None and padding_range(h)[1] + b > -900
     return 'padding that tissue may have' if pads else ''
 
-
+# %% ../../nbs/data/08_fastdicom.ipynb #d142769e
 def _follows(h):
     "What follows from header `h`: why not the fast road, and what is padding"
     lo, hi = padding_range(h) if h['padding'] is not None else (1, 0)
@@ -101,7 +101,7 @@ def to_hu_inplace(
     _shift(x, lo, hi, intercept, air)
     return True
 
-# %% ../../nbs/data/08_fastdicom.ipynb #6d88f4b5
+# %% ../../nbs/data/08_fastdicom.ipynb #7cfc75ae
 class DicomFiles:
     "Slices in DICOM files, gathered as batches of Hounsfield units"
     def __init__(self,
@@ -121,22 +121,24 @@ class DicomFiles:
 
     def __len__(self): return len(self.paths)
 
-    def gather(self,
-        rows,  # positions in the index
-        out: np.ndarray = None,  # int16, n × rows × columns, written in place
-        neighbours: int = 0,  # needs a store
-        threads: int | None = 1,  # None: all cores
-    ) -> np.ndarray:
-        "The slices at `rows`"
-        if neighbours: raise MedfolioError('files have no neighbours: prepare a store')
-        out = np.empty((len(rows), *self.shape), np.int16) if out is None else out
-        fits = out.dtype == np.int16 and out.shape == (len(rows), *self.shape)
-        if not (fits and out.flags.c_contiguous):
-            raise MedfolioError('`out` has another form')
-        def some(part):
-            for x, i in zip(out[part], rows[part]): self._into(x, i)
-        split_run(some, len(rows), threads)
-        return out
+# %% ../../nbs/data/08_fastdicom.ipynb #b90b1d98
+@patch
+def gather(self: DicomFiles,
+    rows,  # positions in the index
+    out: np.ndarray = None,  # int16, n × rows × columns, written in place
+    neighbours: int = 0,  # needs a store
+    threads: int | None = 1,  # None: all cores
+) -> np.ndarray:
+    "The slices at `rows`"
+    if neighbours: raise MedfolioError('files have no neighbours: prepare a store')
+    out = np.empty((len(rows), *self.shape), np.int16) if out is None else out
+    fits = out.dtype == np.int16 and out.shape == (len(rows), *self.shape)
+    if not (fits and out.flags.c_contiguous):
+        raise MedfolioError('`out` has another form')
+    def some(part):
+        for x, i in zip(out[part], rows[part]): self._into(x, i)
+    split_run(some, len(rows), threads)
+    return out
 
 # %% ../../nbs/data/08_fastdicom.ipynb #f62c971f
 @patch

@@ -81,7 +81,7 @@ def _past(b, i, explicit):
         else: i = at + length
     return -1
 
-# %% ../../nbs/data/08_leanheader.ipynb #82004a17
+# %% ../../nbs/data/08_leanheader.ipynb #d1e3626c
 @njit(nogil=True, cache=True)
 def _walk(b, i, end, last, explicit, tags, found):
     "Note the elements `tags` from `i` on; where `end` or the pixels begin, or -1"
@@ -108,7 +108,8 @@ META = np.array([0x00020010])  # the transfer syntax
 def _meta(b):
     "Where the data set begins, and the transfer syntax's place and end; 0 if unsure"
     tag, vr, length, at = _element(b, 132, True)
-    if tag != 0x00020000 or vr != (ord('U') << 8 | ord('L')) or length != 4: return 0, 0, 0
+    ul = vr == (ord('U') << 8 | ord('L'))
+    if tag != 0x00020000 or not ul or length != 4: return 0, 0, 0
     end, found = at + 4 + _number(b, at, 4), np.zeros((1, 3), np.int64)
     if end > b.size - 12 or _walk(b, at + 4, end, tag, True, META, found) != end:
         return 0, 0, 0
@@ -143,7 +144,7 @@ def _raw(values, which):
         VR=chr(values[k][1] >> 8) + chr(values[k][1] & 255) if values[k][1] else None)
         for k in which if values[k]})
 
-# %% ../../nbs/data/08_leanheader.ipynb #6e472777
+# %% ../../nbs/data/08_leanheader.ipynb #2a19f00d
 def _elements(block):
     "Syntax, elements and the pixels' place in the first bytes of a file, or None"
     b = np.frombuffer(block, np.uint8)
@@ -161,7 +162,8 @@ def _elements(block):
     values = [(block[p:q], vr) if p >= 0 else None for p, q, vr in found.tolist()]
     charset = values[IS_CHARSET] or (None, 0)
     good = charset[0] in CHARSETS and charset[1] in (0, ord('C') << 8 | ord('S'))
-    return (syntax, values, pixels) if good and not any(values[k] for k in ODD) else None
+    if not good or any(values[k] for k in ODD): return None
+    return syntax, values, pixels
 
 # %% ../../nbs/data/08_leanheader.ipynb #406b6899
 def _say(syntax, values, known, more):

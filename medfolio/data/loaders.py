@@ -87,7 +87,7 @@ def draw(
         out.append(np.concatenate(turns)[:m] if turns else mine[:0])
     return rng.permutation(np.concatenate(out))
 
-# %% ../../nbs/data/04_loaders.ipynb #04a50354
+# %% ../../nbs/data/04_loaders.ipynb #fdaa9627
 def fresh_buffer(
     shape: tuple,
     dtype=torch.float32,
@@ -101,7 +101,7 @@ def fresh_buffer(
     at = -a.ctypes.data % 64
     return torch.from_numpy(a[at:at + n].view(kind).reshape(shape))
 
-
+# %% ../../nbs/data/04_loaders.ipynb #adf29b11
 class Ring:
     "Buffers in turn; one that is still in use is given away, never overwritten"
     def __init__(self, n, pin=False): self.turn, self.pin, self.slots = 0, pin, [None]*n

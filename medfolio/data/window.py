@@ -187,7 +187,7 @@ def split_run(
     f(parts[0])
     for j in jobs: j.result()
 
-# %% ../../nbs/data/02_window.ipynb #103b07d3
+# %% ../../nbs/data/02_window.ipynb #fd206f82
 def windower(
     n: int,  # slices
     shape: tuple,  # height and width of a slice
@@ -207,7 +207,7 @@ def windower(
     past = _may_stream(out)
     return lambda a, s: _windows(a, h, w, low[s], width[s], factor, out[s], past)
 
-
+# %% ../../nbs/data/02_window.ipynb #febbeae1
 def window_at(
     address: np.ndarray,  # of each slice's first pixel: C-ordered int16
     shape: tuple,  # height and width of a slice
