@@ -166,7 +166,7 @@ def windowed(self: DicomFiles,
     split_run(some, len(rows), threads)
     return out
 
-# %% ../../nbs/data/08_fastdicom.ipynb #8f6bdd15
+# %% ../../nbs/data/08_fastdicom.ipynb #dbf2d589
 def _read_in_place(path, offset, n, x):
     "`n` bytes at `offset` into `x`; the file's size and date afterwards, or None"
     try: fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
@@ -194,7 +194,7 @@ def _careful(self: DicomFiles, i):
     if hu.shape == self.shape: return hu
     raise MedfolioError(f'{self.paths[i]}: {hu.shape} instead of {self.shape}')
 
-
+# %% ../../nbs/data/08_fastdicom.ipynb #0c70e63a
 def index_files(
     paths,
     workers: int = 1,  # threads, and processes for headers that pydicom has to read

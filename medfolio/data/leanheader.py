@@ -165,7 +165,7 @@ def _elements(block):
     if not good or any(values[k] for k in ODD): return None
     return syntax, values, pixels
 
-# %% ../../nbs/data/08_leanheader.ipynb #406b6899
+# %% ../../nbs/data/08_leanheader.ipynb #ae8bff67
 def _say(syntax, values, known, more):
     "The header that `to_header` makes of these elements"
     key = syntax, *(values[k] for k in SHARED)
@@ -181,7 +181,7 @@ def _say(syntax, values, known, more):
     return h | dict(sop=_text(own, OWN[0]), instance=number(own, OWN[1], None, True),
                     position=place, z=z)
 
-
+# %% ../../nbs/data/08_leanheader.ipynb #46d44e5f
 def lean_header(
     path,
     known: dict,  # what other headers said; it is added to
