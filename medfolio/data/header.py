@@ -6,11 +6,11 @@
 __all__ = ['TICK', 'DEFLATED', 'SEQUENCES', 'IDS', 'GRID', 'TAGS', 'NATIVE', 'at_rest', 'read_whole', 'parse', 'number',
            'functional_group', 'to_header', 'read_header', 'expected_bytes', 'scan_headers']
 
-# %% ../../nbs/data/00_header.ipynb #fb535285
+# %% ../../nbs/data/00_header.ipynb #b5d8a3dd
 import math, os, stat, struct, time, zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 import numpy as np, pandas as pd, pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from ..core import MedfolioError
@@ -86,15 +86,22 @@ def parse(
     if not syntax: raise MedfolioError('the transfer syntax is missing')
     return ds, syntax
 
-# %% ../../nbs/data/00_header.ipynb #7730e05d
+# %% ../../nbs/data/00_header.ipynb #33ba101b
 _BINARY = dict(US='u2', SS='i2', UL='u4', SL='i4', FL='f4', FD='f8')
+
+
+@cache
+def _lookup(name):
+    "Tag and VR that the standard gives an element"
+    tag = tag_for_keyword(name)
+    return tag, dictionary_VR(tag).split()[0]
 
 
 def _values(ds, name):
     "The values of an element as a list of numbers or texts; None where absent or empty"
-    e = ds.get_item(tag_for_keyword(name))
+    tag, known = _lookup(name)
+    e = ds.get_item(tag)
     if e is None or e.value in (None, b'', ''): return None
-    known = dictionary_VR(e.tag).split()[0]
     vr = known if e.VR in (None, 'UN') or ' or ' in e.VR else e.VR
     if not isinstance(e.value, bytes):
         return [str(o) for o in e.value] if e.VM > 1 else [str(e.value)]

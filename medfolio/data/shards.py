@@ -9,7 +9,6 @@ __all__ = ['reader_version', 'read_one', 'write_shard', 'finished']
 import ast, hashlib, inspect, io, json, os, stat, textwrap, warnings
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from ..core import MedfolioError, digest, write_atomic
