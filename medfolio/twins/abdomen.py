@@ -63,7 +63,7 @@ def _flank(d, x, amount):
     if side == 0 or d < 0 or d > 12: return 0.
     return 55*side*(math.exp(-(d-4)**2/1.4) + math.exp(-(d-8)**2/1.4))
 
-# %% ../../nbs/twins/01_abdomen.ipynb #2140fc2f
+# %% ../../nbs/twins/01_abdomen.ipynb #fb00548d
 @njit(inline='always')
 def _wall(x, y, d2, k, shell, hu, fat, meat):
     "Density and tissue between skin and cavity, `d2` mm inside the muscle's surface"
@@ -72,7 +72,7 @@ def _wall(x, y, d2, k, shell, hu, fat, meat):
     v = hu[0] + m1*(fat - hu[0])
     return v + m2*(meat - v), 22 if m1 < .5 else 2 if m2 > .5 else 1
 
-
+# %% ../../nbs/twins/01_abdomen.ipynb #c3c04a09
 @njit(cache=True, nogil=True, error_model='numpy', fastmath=QUICK)
 def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex,
           meat_tex):
@@ -169,7 +169,7 @@ def couch(self: Abdomen, n, pitch):
         mix(im, soft(1.7 - np.abs(y - line), 1.6)*ends, hu)
     return self.bench.setdefault(n, im)
 
-# %% ../../nbs/twins/01_abdomen.ipynb #42682934
+# %% ../../nbs/twins/01_abdomen.ipynb #8b5d8268
 @patch
 def start(self: Abdomen, z, n):
     "An empty `Slice` with table, wall and textures"
@@ -182,13 +182,13 @@ def start(self: Abdomen, z, n):
     for name in ('cavity', 'body', 'solid'): c.masks[name] = np.zeros_like(c.im)
     hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, .4), 1)], np.float32)
     _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
-          F(1)/shells(self.table, z).astype(F), hu, c.width, c.fine, c.mid, c.tex['fat'],
-          c.tex['marbling'])
+          F(1)/shells(self.table, z).astype(F), hu, c.width, c.fine, c.mid,
+          c.tex['fat'], c.tex['marbling'])
     inside = c.masks['body'].reshape(n//16, 16, n//16, 16)
     c.tiles = c.tiles[inside.any((1, 3)).ravel()]
     return c
 
-# %% ../../nbs/twins/01_abdomen.ipynb #1d84a13c
+# %% ../../nbs/twins/01_abdomen.ipynb #53d34c53
 @patch
 def base(self: Abdomen,
     z: float,  # mm under the dome of the liver
@@ -203,7 +203,7 @@ def base(self: Abdomen,
             np.maximum(c.masks['solid'], c.masks[o.keep], out=c.masks['solid'])
     return c
 
-
+# %% ../../nbs/twins/01_abdomen.ipynb #80d52ff5
 @patch
 def rays(self: Abdomen, z, n):
     "Spectrum of the white noise at `z`: of the two turns of the tube next to it"

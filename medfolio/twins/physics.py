@@ -218,7 +218,7 @@ def tube(self: Canvas, path, radii, value=None, width=0., clip=None):
     sl = self.box(*(lo + hi)/2, float(r))
     return self.lay(sl, tube(self.x[sl], self.y[sl], path, radii), value, width, clip)
 
-# %% ../../nbs/twins/00_physics.ipynb #ffdf0864
+# %% ../../nbs/twins/00_physics.ipynb #7c5cbfaa
 KERNELS = dict(body=(.20, 2.), brain=(.27, 2.2), bone=(.60, 3.))  # peak 1/mm, roll-off
 
 
@@ -232,7 +232,7 @@ def noise_filter(n: int, pitch: float, peak: float, order: float):
     if n % 2 == 0: weight[:, -1] = 1
     return (h/np.sqrt((weight*h*h).sum()/(n*n))).astype(F)
 
-
+# %% ../../nbs/twins/00_physics.ipynb #602adf4d
 def white(
     rng,
     n: int,  # pixels a side

@@ -85,7 +85,7 @@ def vessels(b, rng):
             Organ('vessel', ao, b.blood, inside='body'),
             Organ('calcification', plaques(b, rng, ao), 750, inside='body', tex='none')]
 
-# %% ../../nbs/twins/00d_tubes.ipynb #c761a368
+# %% ../../nbs/twins/00d_tubes.ipynb #65e7ab1f
 @njit(cache=True)
 def _walk(p, d, turns, home, room, step):
     "Places of a walk whose direction changes by `turns`, and turns back at the walls"
@@ -105,7 +105,7 @@ def wander(b, rng, n, low, high, step=9.):
     p, d = home + room*rng.uniform(-.7, .7, 3), rng.standard_normal(3)
     return _walk(p, d, rng.normal(0, .42, (n, 3)), home, room, step)
 
-
+# %% ../../nbs/twins/00d_tubes.ipynb #bb37c50d
 CONTENT = ['fluid', 'empty', 'gas', 'positive', 'stool']
 
 
