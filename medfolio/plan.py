@@ -9,7 +9,7 @@ __all__ = ['TIERS', 'Entry', 'compose', 'entry', 'plan', 'state', 'states', 'sel
 import fnmatch
 from dataclasses import dataclass, field
 from pathlib import Path
-from .core import MedfolioError, fingerprint, nearest, params_of, resolve, root
+from .core import MedfolioError, nearest, params_of, resolve, root
 from .fresh import code_of, why_stale
 from .provenance import changed_sources, place
 from .record import records

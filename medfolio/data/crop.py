@@ -58,7 +58,7 @@ def _crops(address, h, w, corner, low, width, k, out):
                 for c in range(low.size):
                     out[n, c, y, x] = min(max((v - low[c])/width[c], zero), one)
 
-# %% ../../nbs/data/02_crop.ipynb #6ae8ed92
+# %% ../../nbs/data/02_crop.ipynb #1ad4549c
 def crops(
     store,  # a `Store`
     rows,  # row numbers of its index
@@ -74,8 +74,8 @@ def crops(
     a, w = store.addresses(rows), as_windows(windows)
     corner = np.asarray(corner)
     if corner.shape != (len(a), 2) or corner.dtype.kind not in 'iu':
-        raise MedfolioError(f'{corner.dtype} {corner.shape}: corners are whole numbers, '
-                            f'({len(a)}, 2)')
+        raise MedfolioError(f'{corner.dtype} {corner.shape}: corners are whole '
+                            f'numbers, ({len(a)}, 2)')
     corner = np.clip(corner, -2**30, 2**30).astype(np.int64)
     low, width = ((w[:, 0] - w[:, 1]/2).astype(np.float32), w[:, 1].astype(np.float32))
     out = np.empty((len(a), len(w), size//factor, size//factor), np.float32)

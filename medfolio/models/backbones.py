@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
     def forward(self, x): return F.relu(self.body(x) + self.short(x), inplace=True)
 
-# %% ../../nbs/models/03_backbones.ipynb #97afa2e5
+# %% ../../nbs/models/03_backbones.ipynb #52458205
 class ResidualStack(nn.Module):
     "A stem and residual blocks; the plain body of this project"
     def __init__(
@@ -43,8 +43,7 @@ class ResidualStack(nn.Module):
     ):
         super().__init__()
         if stem not in (1, 2, 4, 8):
-            raise MedfolioError(f'the stem halves 0 to 3 times, a stride of 1, 2, 4 or 8: '
-                                f'{stem}')
+            raise MedfolioError(f'the stride of the stem is 1, 2, 4 or 8, not {stem}')
         w = [width*(i + 1) if i < 3 else width*4 for i in range(stages + 1)]
         k = 2*stem - 1 if stem > 1 else 3
         self.stem = nn.Sequential(nn.Conv2d(c_in, width, k, stem, k//2, bias=False),
