@@ -32,7 +32,7 @@ class Entry:
     def path(self) -> Path: return root()/f'nbs/{self.notebook}.ipynb'
 
     @property
-    def is_default(self) -> bool: return not self.changed
+    def is_page(self) -> bool: return self.name == self.notebook  # shown there
 
 # %% ../nbs/05_plan.ipynb #b2085e0f
 _KEYS = 'include', 'notebook', 'params', 'tier', 'needs'
