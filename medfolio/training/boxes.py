@@ -23,7 +23,7 @@ from ..models.bbox import mean_chol, side_sigmas
 from ..models.boxes import to_centre, to_corners
 from .precision import BFloat16
 
-# %% ../../nbs/training/08_boxes.ipynb #b44dbc1a
+# %% ../../nbs/training/08_boxes.ipynb #ea0a41e3
 class CropBatches:
     "Crops around points, with their boxes; what fastai needs of a DataLoader"
     n_inp = 1
@@ -34,7 +34,7 @@ class CropBatches:
         rows,  # row numbers of its index
         boxes,  # (N, 4) corner boxes of these rows, pixels of the store
         around=None,  # (N, 2) points to look at; the boxes' middles by default
-        jitter: float = 0.,  # s.d. of a random step away, pixels
+        jitter=0.,  # steps away: a Gaussian's s.d., or distances to draw from; pixels
         size: int = 192,  # of a crop, pixels of the store
         factor: int = 1,  # average blocks of so many pixels a side
         windows='abdomen',
@@ -54,7 +54,12 @@ class CropBatches:
         self.rng = np.random.default_rng(seed)
         self.device = torch.device(device)
 
-# %% ../../nbs/training/08_boxes.ipynb #9f4b3fde
+# %% ../../nbs/training/08_boxes.ipynb #2f458267
+def fractions(boxes, size: int):
+    "Corner boxes in pixels of an input of `size`, as centre boxes in fractions"
+    return to_centre(boxes/size)
+
+
 @patch
 def to(self: CropBatches, device): self.device = torch.device(device); return self
 
@@ -67,7 +72,11 @@ def __len__(self: CropBatches):
 
 def _corner(self, at):
     "Upper left pixels of the crops of `at`"
-    step = self.rng.normal(0, self.jitter, (len(at), 2)) if self.jitter else 0.
+    if np.ndim(self.jitter):
+        turn = self.rng.uniform(0, 2*np.pi, len(at))
+        step = self.rng.choice(self.jitter, len(at))*np.stack([np.cos(turn), np.sin(turn)])
+        step = step.T
+    else: step = self.rng.normal(0, self.jitter, (len(at), 2)) if self.jitter else 0.
     return np.rint(self.around[at] + step - self.size/2).astype(np.int64)
 
 
@@ -94,12 +103,7 @@ def __iter__(self: CropBatches):
         if self.shuffle: x, y = _mirror(x, y, self.rng)
         yield x.to(self.device), y.to(self.device)
 
-# %% ../../nbs/training/08_boxes.ipynb #1f5498c4
-def fractions(boxes, size: int):
-    "Corner boxes in pixels of an input of `size`, as centre boxes in fractions"
-    return to_centre(boxes/size)
-
-
+# %% ../../nbs/training/08_boxes.ipynb #e902372c
 def box_learner(
     dls,  # batches for training and for validation; or a fastai DataLoaders
     net,  # a `BoxNet`
