@@ -59,7 +59,7 @@ def card_of(
                code=record['code']['key'])
     return check_card(own | more)
 
-# %% ../../nbs/training/05_saved.ipynb #569a3bff
+# %% ../../nbs/training/05_saved.ipynb #21b9b3d7
 _KIND = dict(real='real data', twin='a **synthetic twin**, not real data', none='no data')
 
 
@@ -70,7 +70,7 @@ def _metric_row(m):
     return f'| {m.get("what", m["name"])} | {value} | {cell("no_skill")} ' \
            f'| {m.get("n", "")} |'
 
-
+# %% ../../nbs/training/05_saved.ipynb #0e8322b4
 def card_text(
     card: dict,  # a whole card
     file: str,  # name of the model's file
@@ -216,7 +216,7 @@ def _fill(nets, have, path, device):
         raise MedfolioError(f'{path} does not fit the architecture of its card: {said}')
     for k, t in own.items(): t.data = have[k].to(device)
 
-# %% ../../nbs/training/05_saved.ipynb #2ac74c63
+# %% ../../nbs/training/05_saved.ipynb #d354554a
 def load_model(
     path,  # a file from `save_model`
     make,  # card -> dictionary of networks, from the card's `arch`
@@ -226,7 +226,7 @@ def load_model(
     meta, have = _open(Path(path))
     names, card = _inside(meta, path)
     try: parts = make(card)
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise MedfolioError(f'{path}: the card\'s arguments {card["arch"]} do not build '
                             f'a model here: {type(e).__name__}: {e}') from None
     if sorted(parts) != sorted(names):
