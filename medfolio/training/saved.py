@@ -59,8 +59,9 @@ def card_of(
                code=record['code']['key'])
     return check_card(own | more)
 
-# %% ../../nbs/training/05_saved.ipynb #21b9b3d7
-_KIND = dict(real='real data', twin='a **synthetic twin**, not real data', none='no data')
+# %% ../../nbs/training/05_saved.ipynb #79882feb
+_KIND = dict(real='real data', none='no data',
+             twin='a **synthetic twin**, not real data')
 
 
 def _metric_row(m):
@@ -112,7 +113,7 @@ Not a medical device, and not for decisions about a patient.
     medfolio predict --model {file} SCANS --out predictions --overlay
 """
 
-# %% ../../nbs/training/05_saved.ipynb #c7da882f
+# %% ../../nbs/training/05_saved.ipynb #b4b19c26
 VERSION = 1
 
 
@@ -121,7 +122,8 @@ def _flat(parts):
     out = {}
     for part, net in parts.items():
         if not re.fullmatch(r'[A-Za-z]\w*', part):
-            raise MedfolioError(f"'{part}' cannot name a network: letters, digits and _")
+            raise MedfolioError(f"'{part}' cannot name a network: "
+                                'letters, digits and _')
         for name, t in net.state_dict().items():
             if not isinstance(t, torch.Tensor):
                 raise MedfolioError(f'{part}.{name} is no tensor and cannot be saved')
@@ -147,7 +149,7 @@ def save_model(
     write_atomic(path.with_suffix('.md'), card_text(card, path.name))
     return path
 
-# %% ../../nbs/training/05_saved.ipynb #2049a396
+# %% ../../nbs/training/05_saved.ipynb #67debe13
 _PICKLES = '.pth', '.pt', '.pkl', '.pickle', '.ckpt', '.bin', '.joblib'
 
 
@@ -158,8 +160,9 @@ def _refuse_pickle(path):
         raise MedfolioError(f'cannot read the model {path}: {e.strerror}') from None
     named = path.suffix.lower() in _PICKLES
     if named or start[:2] in (b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05', b'PK'):
-        raise MedfolioError(f'{path} is a pickle or an archive of one, which can run any '
-                            'program when it is opened: medfolio opens .safetensors only')
+        raise MedfolioError(f'{path} is a pickle or an archive of one, which can run '
+                            'any program when it is opened: medfolio opens '
+                            '.safetensors only')
 
 
 def _open(path):
@@ -216,7 +219,7 @@ def _fill(nets, have, path, device):
         raise MedfolioError(f'{path} does not fit the architecture of its card: {said}')
     for k, t in own.items(): t.data = have[k].to(device)
 
-# %% ../../nbs/training/05_saved.ipynb #d354554a
+# %% ../../nbs/training/05_saved.ipynb #b3d6891e
 def load_model(
     path,  # a file from `save_model`
     make,  # card -> dictionary of networks, from the card's `arch`
@@ -227,7 +230,7 @@ def load_model(
     names, card = _inside(meta, path)
     try: parts = make(card)
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise MedfolioError(f'{path}: the card\'s arguments {card["arch"]} do not build '
+        raise MedfolioError(f"{path}: the card's arguments {card['arch']} do not build "
                             f'a model here: {type(e).__name__}: {e}') from None
     if sorted(parts) != sorted(names):
         raise MedfolioError(f'{path} holds the networks {", ".join(names)}, and its '
