@@ -79,7 +79,7 @@ def _png(path):
     if len(up) < 3 or up[1].name != 'Images_png': return hu[None], None
     return hu[None], _spacings(up[2]).get(up[0].name)
 
-# %% ../../nbs/data/22_inputs.ipynb #f8b172c8
+# %% ../../nbs/data/22_inputs.ipynb #ce3fdd82
 def _dicom(path):
     hu, h = read_hu(path)
     if h['units'] != 'HU':
@@ -100,6 +100,7 @@ def read_slices(
         if not stat.S_ISREG(s.st_mode): raise MedfolioError('not a regular file')
         if not s.st_size: raise MedfolioError('an empty file')
         kind = kind_of_file(path)
-    except OSError as e: raise MedfolioError(f'cannot be opened: {e.strerror}') from None
+    except OSError as e:
+        raise MedfolioError(f'cannot be opened: {e.strerror}') from None
     if kind: return (_png if kind == 'png' else _dicom)(path)
     raise MedfolioError('neither PNG nor DICOM')

@@ -149,7 +149,7 @@ def save_model(
     write_atomic(path.with_suffix('.md'), card_text(card, path.name))
     return path
 
-# %% ../../nbs/training/05_saved.ipynb #67debe13
+# %% ../../nbs/training/05_saved.ipynb #f72cb0a3
 _PICKLES = '.pth', '.pt', '.pkl', '.pickle', '.ckpt', '.bin', '.joblib'
 
 
@@ -175,7 +175,7 @@ def _open(path):
         raise MedfolioError(f'{path} is cut short, or is not a safetensors file: {e}'
                             ) from None
 
-
+# %% ../../nbs/training/05_saved.ipynb #c3680f75
 def _inside(meta, path):
     "Parts and card from a file's metadata"
     try: d = json.loads(meta['medfolio'])
