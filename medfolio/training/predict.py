@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 from ..core import MedfolioError, digest
 from ..data.inputs import inputs, read_slices
 
-# %% ../../nbs/training/06_predict.ipynb #12c258b3
+# %% ../../nbs/training/06_predict.ipynb #0c5933e2
 def _stamp(path):
     try: s = os.stat(path)
     except OSError: return None
     return [s.st_size, s.st_mtime_ns]
 
-
+# %% ../../nbs/training/06_predict.ipynb #3e72f027
 class Journal:
     "Answers by file, on disk, to be continued after a kill"
     def __init__(self,
@@ -169,7 +169,7 @@ def write_rejects(path, journal: Journal, files: list) -> int:
             w.writerow([said[k] for k in ('file', 'reason', 'exception')]); n += 1
     return n
 
-# %% ../../nbs/training/06_predict.ipynb #70c08627
+# %% ../../nbs/training/06_predict.ipynb #9362a5ca
 def _locked(out):
     "The lock of a folder of results, or `MedfolioError`"
     out.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,8 @@ def predict_files(
     (pipeline, card, key), out = model, Path(out)
     files = [str(p) for p in inputs(paths, skip=out)]
     if not files: return 0, 0
-    head = dict(model=card['name'], digest=key, task=card['task'])
+    head = dict(model=card['name'], digest=key, task=card['task'],
+                trained_on=card['data']['kind'])
     flat = lambda a: pipeline.flat(a) | dict(model=card['name'])
     with _locked(out):
         journal = Journal(out/'.journal.jsonl', head | dict(overlay=overlay))

@@ -149,17 +149,18 @@ def save_model(
     write_atomic(path.with_suffix('.md'), card_text(card, path.name))
     return path
 
-# %% ../../nbs/training/05_saved.ipynb #f72cb0a3
+# %% ../../nbs/training/05_saved.ipynb #0e9a9243
 _PICKLES = '.pth', '.pt', '.pkl', '.pickle', '.ckpt', '.bin', '.joblib'
 
 
 def _refuse_pickle(path):
     try:
-        with open(path, 'rb') as f: start = f.read(4)
+        with open(path, 'rb') as f: start = f.read(9)
     except OSError as e:
         raise MedfolioError(f'cannot read the model {path}: {e.strerror}') from None
     named = path.suffix.lower() in _PICKLES
-    if named or start[:2] in (b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05', b'PK'):
+    pickled = start[:1] == b'\x80' or start[:2] == b'PK'
+    if named or pickled and start[8:] != b'{':  # where a safetensors header begins
         raise MedfolioError(f'{path} is a pickle or an archive of one, which can run '
                             'any program when it is opened: medfolio opens '
                             '.safetensors only')
