@@ -19,13 +19,10 @@ def _stamp(path):
     except OSError: return None
     return [s.st_size, s.st_mtime_ns]
 
-# %% ../../nbs/training/06_predict.ipynb #3e72f027
+# %% ../../nbs/training/06_predict.ipynb #64cdaa28
 class Journal:
     "Answers by file, on disk, to be continued after a kill"
-    def __init__(self,
-        path,
-        head: dict,  # what must be the same for old answers to count
-    ):
+    def __init__(self, path, head: dict):  # old answers count if `head` is the same
         self.path, self.at, head = Path(path), {}, json.dumps(head).encode() + b'\n'
         self.path.parent.mkdir(parents=True, exist_ok=True)
         old = self._whole_lines(head) if self.path.exists() else 0
