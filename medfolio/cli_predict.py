@@ -38,10 +38,11 @@ def complain(
             say(f'{row["file"]}: {row["reason"]}')
     say(f'{failed:,} file{"s"*(failed > 1)} without an answer: {path}')
 
-# %% ../nbs/11_cli_predict.ipynb #2ebfce61
+# %% ../nbs/11_cli_predict.ipynb #afa7a82d
 Scans = Annotated[list[Path], typer.Argument(
     metavar='PATH…', help='scans and folders of scans: PNG (16 bit) or DICOM (CT)')]
-Model = Annotated[Path, typer.Option(metavar='FILE', help='a saved model, .safetensors')]
+Model = Annotated[Path, typer.Option(metavar='FILE',
+                                    help='a saved model, .safetensors')]
 Folder = Annotated[Path, typer.Option(help='folder for the results')]
 Batch = Annotated[int, typer.Option(min=1, help='slices at a time')]
 Device = Annotated[str, typer.Option(help='cpu or cuda; the best there is, by default')]

@@ -85,7 +85,7 @@ def _batches(slices, size, most):
             yield wait.pop(max(wait, key=lambda k: len(wait[k])))
     yield from wait.values()
 
-# %% ../../nbs/training/06_predict.ipynb #82c5b08a
+# %% ../../nbs/training/06_predict.ipynb #df2aed94
 def _overlay(out, pipeline, state, k, hu, answer):
     "Write the picture of a slice; its path in the results"
     from PIL import Image
@@ -98,7 +98,7 @@ def _overlay(out, pipeline, state, k, hu, answer):
     os.replace(part, out/'overlays'/name)
     return f'overlays/{name}'
 
-
+# %% ../../nbs/training/06_predict.ipynb #8f90e8f7
 def answer_files(
     pipeline,
     files: list,  # paths
