@@ -19,14 +19,11 @@ from .plan import Entry, entry, plan, select, states
 from .prose import fill, headline, say
 from .record import records, run_name
 
-# %% ../nbs/12_cli.ipynb #97b6e4ee
+# %% ../nbs/12_cli.ipynb #ef02a59e
 _ABOUT = 'A medical-AI paper that anyone can re-run: its runs, its claims, its site.'
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
                   pretty_exceptions_enable=False, help=_ABOUT)
 app.add_typer(data, name='data')
-app.command(epilog=examples('medfolio predict --model box.safetensors scan.dcm',
-                             'medfolio predict --model box.safetensors scans '
-                             '--out found --overlay'))(predict)
 
 # %% ../nbs/12_cli.ipynb #4dd09c54
 def _run_rows(entries, recs, words):
@@ -198,6 +195,11 @@ def site(serve: Serve = False, port: Port = 8000):
     out = _builder().build(root(), badges=badges)
     console().print(f'the site is in {os.path.relpath(out)}/index.html')
     if serve: _serve(out, port)
+
+# %% ../nbs/12_cli.ipynb #af0012e5
+app.command(epilog=examples('medfolio predict --model box.safetensors scan.dcm',
+                             'medfolio predict --model box.safetensors scans '
+                             '--out found --overlay'))(predict)
 
 # %% ../nbs/12_cli.ipynb #b191b925
 @app.callback()

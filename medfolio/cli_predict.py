@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Scans', 'Model', 'Folder', 'Batch', 'Device', 'counting', 'complain', 'predict']
 
-# %% ../nbs/11_cli_predict.ipynb #65c5ad55
-import os
+# %% ../nbs/11_cli_predict.ipynb #494b6ebe
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +37,7 @@ def complain(
             say(f'{row["file"]}: {row["reason"]}')
     say(f'{failed:,} file{"s"*(failed > 1)} without an answer: {path}')
 
-# %% ../nbs/11_cli_predict.ipynb #afa7a82d
+# %% ../nbs/11_cli_predict.ipynb #84a1098d
 Scans = Annotated[list[Path], typer.Argument(
     metavar='PATH…', help='scans and folders of scans: PNG (16 bit) or DICOM (CT)')]
 Model = Annotated[Path, typer.Option(metavar='FILE',
@@ -60,11 +59,11 @@ def predict(
     try: done, failed = _predict(model, paths, out, overlay, kinds, batch, device)
     except MedfolioError as e: e.status = 2; raise
     names = ', '.join(f'predictions.{k}' for k in kinds)
-    console().print(f'{done:,} file{"s"*(done != 1)} answered → '
-                    f'{os.path.relpath(out)}: {names}', markup=False)
+    console().print(f'{done:,} file{"s"*(done != 1)} answered → {out}: {names}',
+                    markup=False)
     if failed: complain(out/'rejects.csv', failed); raise typer.Exit(1)
 
-
+# %% ../nbs/11_cli_predict.ipynb #cf666f4a
 def _predict(model, paths, out, overlay, kinds, batch, device):
     from medfolio.training.pipeline import best_device, open_model
     from medfolio.training.predict import predict_files

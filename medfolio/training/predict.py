@@ -120,7 +120,7 @@ def answer_files(
             if bad: fail(state['file'], bad[0])
             else: journal.add(state['file'], answers=state['answers']); done()
 
-# %% ../../nbs/training/06_predict.ipynb #5769b599
+# %% ../../nbs/training/06_predict.ipynb #6ddb2dfd
 @contextmanager
 def _replacing(path):
     "A text file that takes its place only when it is whole"
@@ -155,7 +155,7 @@ def write_json(path, journal: Journal, files: list, head: dict):
             f.write(',\n  '[not i:] + json.dumps(at | a, ensure_ascii=False))
         f.write('\n ]\n}\n')
 
-
+# %% ../../nbs/training/06_predict.ipynb #2d07c23d
 def write_rejects(path, journal: Journal, files: list) -> int:
     "The files without an answer, with the reason; how many"
     n = 0
@@ -166,7 +166,7 @@ def write_rejects(path, journal: Journal, files: list) -> int:
             w.writerow([said[k] for k in ('file', 'reason', 'exception')]); n += 1
     return n
 
-# %% ../../nbs/training/06_predict.ipynb #9362a5ca
+# %% ../../nbs/training/06_predict.ipynb #35ea90b3
 def _locked(out):
     "The lock of a folder of results, or `MedfolioError`"
     out.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def _locked(out):
         raise MedfolioError(f'another prediction is at work in {out}: wait for it, or '
                             'choose another folder') from None
 
-
+# %% ../../nbs/training/06_predict.ipynb #75cbce18
 def predict_files(
     model: tuple,  # (pipeline, card, digest): `medfolio.training.pipeline.open_model`
     paths,  # files and folders

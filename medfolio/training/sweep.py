@@ -17,7 +17,7 @@ from .. import plots
 from ..core import MedfolioError, coerce, write_atomic
 from ..record import png_bytes
 
-# %% ../../nbs/training/07_sweep.ipynb #3950808e
+# %% ../../nbs/training/07_sweep.ipynb #cd126690
 def _choice(text):
     "A choice as a boolean, a number or a text, as it reads"
     for kind in ('int', 'float', 'bool'):
@@ -43,7 +43,7 @@ def _dimension(name, text):
         return 'of', choices
     raise wrong('write log:1e-4:1e-2, lin:0:1, int:1:9 or several choices: a|b|c')
 
-
+# %% ../../nbs/training/07_sweep.ipynb #dbbfefd5
 def parse_space(
     text: str,  # e.g. 'lr=log:1e-4:1e-2,width=8|16'
 ) -> dict:
@@ -229,7 +229,7 @@ def _ends(spec):
     if spec[0] == 'of': return [(_place(spec, v), str(v)) for v in spec[1]]
     return [(0, f'{spec[1]:g}'), (1, f'{spec[2]:g}')]
 
-# %% ../../nbs/training/07_sweep.ipynb #3c1467f9
+# %% ../../nbs/training/07_sweep.ipynb #4befbab4
 def _parallel(ax, study, space):
     "A line a trial across its settings"
     done = [t for t in study.trials if t.value is not None and t.state in _ENDED]
@@ -251,7 +251,7 @@ def _parallel(ax, study, space):
     ax.set(xlim=(-.1, len(space) - .7), ylim=(-.06, 1.06),
            title='Trials: the better, the darker')
 
-
+# %% ../../nbs/training/07_sweep.ipynb #6f527dc4
 def plot_sweep(
     study,
     space: dict,
