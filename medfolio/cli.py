@@ -6,13 +6,14 @@
 __all__ = ['app', 'Wanted', 'Name', 'Pairs', 'Small', 'Out', 'All', 'Only', 'Jobs', 'Check', 'Smoke', 'Serve', 'Port', 'list_',
            'asked_for', 'run', 'paper', 'claims', 'site', 'main']
 
-# %% ../nbs/12_cli.ipynb #0f4852c5
+# %% ../nbs/12_cli.ipynb #71794ce7
 import functools, importlib.util, os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
 from .cli_data import data
 from .cli_predict import predict
+from .cli_sweep import sweep
 from .console import console, examples, flag, join_pairs, say_table
 from .core import MedfolioError, nearest, params_of, root
 from .plan import Entry, entry, plan, select, states
@@ -196,10 +197,13 @@ def site(serve: Serve = False, port: Port = 8000):
     console().print(f'the site is in {os.path.relpath(out)}/index.html')
     if serve: _serve(out, port)
 
-# %% ../nbs/12_cli.ipynb #af0012e5
+# %% ../nbs/12_cli.ipynb #7ae8f8e2
 app.command(epilog=examples('medfolio predict --model box.safetensors scan.dcm',
                              'medfolio predict --model box.safetensors scans '
                              '--out found --overlay'))(predict)
+app.command(epilog=examples('medfolio sweep nbs/deeplesion.ipynb --metric valid_iou '
+                             '--space "lr=log:1e-4:1e-2,batchnorm=True|False" '
+                             '--trials 20 -p halfres True'))(sweep)
 
 # %% ../nbs/12_cli.ipynb #b191b925
 @app.callback()

@@ -37,7 +37,7 @@ def complain(
             say(f'{row["file"]}: {row["reason"]}')
     say(f'{failed:,} file{"s"*(failed > 1)} without an answer: {path}')
 
-# %% ../nbs/11_cli_predict.ipynb #84a1098d
+# %% ../nbs/11_cli_predict.ipynb #4bccaf24
 Scans = Annotated[list[Path], typer.Argument(
     metavar='PATH…', help='scans and folders of scans: PNG (16 bit) or DICOM (CT)')]
 Model = Annotated[Path, typer.Option(metavar='FILE',
@@ -54,7 +54,7 @@ def predict(
     json: flag('--json', 'only the JSON') = False,
     batch: Batch = 8, device: Device = '',
 ):
-    "Run a saved model on files and folders; 0: all done, 1: some failed, 2: nothing done."
+    "Run a saved model on files; status 0: all done, 1: some failed, 2: nothing done."
     kinds = [k for k, on in dict(csv=csv, json=json).items() if on] or ['csv', 'json']
     try: done, failed = _predict(model, paths, out, overlay, kinds, batch, device)
     except MedfolioError as e: e.status = 2; raise
