@@ -197,13 +197,13 @@ def site(serve: Serve = False, port: Port = 8000):
     console().print(f'the site is in {os.path.relpath(out)}/index.html')
     if serve: _serve(out, port)
 
-# %% ../nbs/12_cli.ipynb #7ae8f8e2
-app.command(epilog=examples('medfolio predict --model box.safetensors scan.dcm',
-                             'medfolio predict --model box.safetensors scans '
-                             '--out found --overlay'))(predict)
-app.command(epilog=examples('medfolio sweep nbs/deeplesion.ipynb --metric valid_iou '
-                             '--space "lr=log:1e-4:1e-2,batchnorm=True|False" '
-                             '--trials 20 -p halfres True'))(sweep)
+# %% ../nbs/12_cli.ipynb #5a6737d5
+_PREDICT = ('medfolio predict --model box.safetensors scan.dcm',
+            'medfolio predict --model box.safetensors scans --out found --overlay')
+_SWEEP = ('medfolio sweep nbs/deeplesion.ipynb --metric valid_iou --trials 20 '
+          '--space "lr=log:1e-4:1e-2,batchnorm=True|False" -p halfres True',)
+for command, said in ((predict, _PREDICT), (sweep, _SWEEP)):
+    app.command(epilog=examples(*said))(command)
 
 # %% ../nbs/12_cli.ipynb #b191b925
 @app.callback()

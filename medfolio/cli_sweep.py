@@ -99,7 +99,7 @@ def _say(table, space):
     console().print(f'trial {t.trial}: {t.state} {value}({said}) '
                     f'{t.error} · {len(good)} complete', markup=False)
 
-# %% ../nbs/11_cli_sweep.ipynb #b803f531
+# %% ../nbs/11_cli_sweep.ipynb #b8ca9458
 Notebook = Annotated[str, typer.Argument(metavar='NOTEBOOK', help='an experiment')]
 Space = Annotated[str, typer.Option(help='what may vary: lr=log:1e-4:1e-2,width=8|16')]
 Metric = Annotated[str, typer.Option(help='validation metric of its record: valid…')]
@@ -124,8 +124,9 @@ def sweep(
         raise MedfolioError(f"'{metric}': a sweep goes by validation data only, and "
                             "the name of its metric starts with 'valid'")
     stem, fixed = _notebook(notebook), dict(o.split('=', 1) for o in p)
-    table, best, given = _sweep(stem, space, metric, trials, minutes, fixed, _dest(out, stem),
-                                seed, minimize, smoke)
+    dest = _dest(out, stem)
+    table, best, given = _sweep(stem, space, metric, trials, minutes, fixed, dest, seed,
+                                minimize, smoke)
     say = lambda text: console().print(text, markup=False)
     say(f'best: {metric} {best.value:.4g} in trial {best.trial} of {len(table)}')
     say(' '.join(['medfolio run', stem, *(f'-p {k} {v}' for k, v in given.items())]))
