@@ -96,7 +96,7 @@ def _check(e, stage, smoke):
 
 
 def write_back(e: Entry, executed):
-    "Put the outputs of the executed default run into the notebook itself"
+    "Put the outputs of the executed run of that name into the notebook itself"
     write_atomic(e.path, clean_text(with_outputs(read_nb(e.path), read_nb(executed))))
 
 # %% ../nbs/07_paper.ipynb #0cc753b6
@@ -115,7 +115,7 @@ def run_one(
         bad = _work(e, stage, smoke, threads, [] if started is None else started)
         if bad: return ended(bad['error'], _detail(e, stage, bad))
         _check(e, stage, smoke)
-        if e.is_default and not smoke and dest.parent == root()/'figures':
+        if e.is_page and not smoke and dest.parent == root()/'figures':
             write_back(e, stage/'notebook.ipynb'); (stage/'notebook.ipynb').unlink()
         publish(stage, dest)
         (root()/f'figures/_failed/{e.name}.ipynb').unlink(missing_ok=True)

@@ -9,7 +9,7 @@ __all__ = ['TIERS', 'Entry', 'compose', 'entry', 'plan', 'state', 'states', 'sel
 import fnmatch
 from dataclasses import dataclass, field
 from pathlib import Path
-from .core import MedfolioError, fingerprint, nearest, params_of, resolve, root
+from .core import MedfolioError, nearest, params_of, resolve, root
 from .fresh import code_of, why_stale
 from .provenance import changed_sources, place
 from .record import records
@@ -32,7 +32,7 @@ class Entry:
     def path(self) -> Path: return root()/f'nbs/{self.notebook}.ipynb'
 
     @property
-    def is_default(self) -> bool: return not self.changed
+    def is_page(self) -> bool: return self.name == self.notebook  # shown there
 
 # %% ../nbs/05_plan.ipynb #b2085e0f
 _KEYS = 'include', 'notebook', 'params', 'tier', 'needs'

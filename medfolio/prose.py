@@ -117,7 +117,7 @@ def experiments(entries: dict, recs: dict, words: dict) -> list:
     "One row an experiment: its default run"
     rows = []
     for name, e in entries.items():
-        if not e.is_default: continue
+        if not e.is_page: continue
         m = headline(recs[name]) if name in recs else None
         rows.append({'experiment': f'[{_title(e.notebook)}]({e.notebook}.ipynb)',
                      'data': recs[name]['data']['kind'] if name in recs else '',

@@ -243,7 +243,7 @@ def png_bytes(
     rgb.quantize(256, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
     return small.getvalue()
 
-# %% ../nbs/04_record.ipynb #6deadbf1
+# %% ../nbs/04_record.ipynb #13519cdf
 @patch
 def _keep(self: Run, kind, name, ending, content, caption):
     file = self.stage/f'{name}.{ending}'
@@ -257,12 +257,13 @@ def figure(self: Run,
     name: str,  # file name, without an ending
     fig,  # a matplotlib figure; closed afterwards
     caption: str,  # what it shows, in a sentence or two
+    kind: str | None = None,  # of the data shown, where it is not the run's own
 ):
     "Save `fig` with its caption, and show both"
     from IPython.display import Image
     import matplotlib.pyplot as plt
     from medfolio.plots import twin_label
-    if self._data['kind'] == 'twin':
+    if (kind or self._data['kind']) == 'twin':
         twin_label(fig)
         caption += ' *Synthetic twin.*'
     png = png_bytes(fig)
@@ -271,7 +272,7 @@ def figure(self: Run,
     _show(Image(png, width=round(fig.get_figwidth() * 96), alt=caption))
     _markdown(f'**Figure {len(self.figures)}.** {caption}')
 
-# %% ../nbs/04_record.ipynb #d2c63aa9
+# %% ../nbs/04_record.ipynb #46d51996
 def _tied(v):
     "Short text that a table does not break into lines"
     return v.replace(' ', '\xa0') if isinstance(v, str) and len(v) < 32 else v
@@ -282,10 +283,11 @@ def table(self: Run,
     name: str,  # file name, without an ending
     df,  # a pandas DataFrame: what is shown is what is saved
     caption: str,  # what it shows
+    kind: str | None = None,  # of its data, where it is not the run's own
 ):
     "Save `df` as csv with its caption, and show both"
     from IPython.display import HTML
-    if self._data['kind'] == 'twin': caption += ' *Synthetic twin.*'
+    if (kind or self._data['kind']) == 'twin': caption += ' *Synthetic twin.*'
     self._keep(self.tables, name, 'csv', df.to_csv(index=False), caption)
     _markdown(f'**Table {len(self.tables)}.** {caption}')
     _show(HTML(df.map(_tied).to_html(index=False, border=0, na_rep='', justify='left')))

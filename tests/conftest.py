@@ -41,7 +41,7 @@ class Checkout:
     def __call__(self, *args, **env):
         "Status, standard output and standard error of a command"
         with self.popen(*args, **env) as p:
-            out, err = p.communicate(timeout=120)
+            out, err = p.communicate(timeout=600)
             return p.returncode, out, err
 
     def record(self, run='toy'):

@@ -1,4 +1,5 @@
 """DICOM files whose answer is known, for notebooks and tests"""
+from base64 import b64decode
 from pathlib import Path
 import gdcm, numpy as np, pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -51,3 +52,45 @@ def recode(src, dst, syntax):
     w = gdcm.ImageWriter(); w.SetFileName(str(dst)); w.SetFile(r.GetFile())
     w.SetImage(c.GetOutput()); assert w.Write()
     return dst
+
+
+def ramp():
+    "The Hounsfield units in the streams of `HTJ2K`"
+    y, x = np.mgrid[:24, :16]
+    return (9*x*x + 2*y*y - 1000).astype(np.int16)
+
+
+# `ramp()` as high-throughput JPEG 2000, which none of our libraries can write. Made once with imagecodecs
+# 2026.3.6 (OpenJPH 0.26.3): htj2k_encode(ramp(), reversible=True, resolutions=2); the same of ramp() + 1024
+# as uint16 with tlm=True, as the RPCL syntax wants it; and htj2k_encode(ramp(), reversible=False,
+# level=.0002, resolutions=2), which is off by up to 8 HU
+HTJ2K = {k: b64decode(v) for k, v in dict(
+    signed=(
+        '/0//UQApQAAAAAAQAAAAGAAAAAAAAAAAAAAAEAAAABgAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAIEBEAB/1wA'
+        'CiCIkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAARYAAf+TwAAuoAUofrlLXbioTbsFF7e8pRRalA12'
+        'FRBWuUHggWM2184WVOcXEQAzOQDAABdFAABbAMfxeBxxBAssHMfjccQRLLBwHI/HEUewwMIGcXzi44ixuQD/f/9//3//B3wP'
+        'fA98D3wEIAMf1l8xuQDAAC9bgABduBFjRERERESIgABBxBgRERERESIgQBAxRkRERESECAgQRIwRERERESECAgQRY0RERERE'
+        'iIAAQcQYEREREREiIEDwDO1+svna/WXztfrL52v1l87X6y4hLGoxugH/f/9//3//f/9//38D2UA2kA1kA9lANpANZGAIQAII'
+        'hAAx/Xr9Zf16/WX9ev1l/Xr9ZfMbMb0B/9k='),
+    unsigned=(
+        '/0//UQApQAAAAAAQAAAAGAAAAAAAAAAAAAAAEAAAABgAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAIEBEAB/1wA'
+        'CiCIkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv9VAAoAYAAAAAABJv+QAAoAAAAAASYAAf+TwAAu4AUAxf9l/Uv9'
+        'C/dF+2P6Ib3gX9xf3l/KL9QX5Y/nh/ICflh+uX4QvvAeTj+Gj7gA9Zf1l0JAMzoAwAAXRQAAWwDH8XgccQQLLBzH43HEESyw'
+        'cByPxxFHsMDCBnF84uOIsbkA/3//f/9//wd8D3wPfA98BCADH9ZfMbkAwAAvW4AAXbgRY0REREREiIAAQcQYEREREREiIEAQ'
+        'MUZEREREhAgIEESMEREREREhAgIEEWNERERERIiAAEHEGBERERERIiBA8AztfrL52v1l87X6y+dr9ZfO1+suISxqMboB/3//'
+        'f/9//3//f/9/A9lANpANZAPZQDaQDWRgCEACCIQAMf16/WX9ev1l/Xr9Zf16/WXzGzG9Af/Z'),
+    lossy=(
+        '/0//UQApQAAAAAAQAAAAGAAAAAAAAAAAAAAAEAAAABgAAAAAAAAAAAABjwEB/1AACAACAAAAJv9SAAwAAgABAAIEBEAA/1wA'
+        'ESJ8uH0hfSF9jXT2dPZ0mf9kABcAAU9wZW5KUEggVmVyIDAuMjYuMy7/kAAKAAAAAACJAAH/k8AAujBjPklQP6Fe233C69xT'
+        'c6tUHE/KmhdcwLNg7Qp1OdSEQAc5AMAAtGAAVgCZDIORyTAYmQyD8YSUkIK2AAc+4AMP/OgAAU3WAMABbMABaAClCFGKEKUI'
+        'UYoQpQhRihDnxJSUlJSQAroA0dAoGkWj6P8wElOmSU3ZAP/Z')).items()}
+
+
+def htj2k(path, stream='signed', syntax='201', **tags):
+    "A CT slice that holds a stream of `HTJ2K`"
+    if stream == 'unsigned': tags = dict(PixelRepresentation=0, RescaleIntercept=-1024) | tags
+    ds = pydicom.dcmread(write(path, ramp(), **tags))
+    ds.PixelData = pydicom.encaps.encapsulate([HTJ2K[stream]])
+    ds.file_meta.TransferSyntaxUID = f'1.2.840.10008.1.2.4.{syntax}'
+    ds.save_as(path)
+    return path

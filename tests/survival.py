@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian,
                          ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless)
-from make_dicom import head, recode, write
+from make_dicom import head, htj2k, ramp, recode, write
 
 AIR = -1000
 
@@ -83,6 +83,8 @@ def unusual(d):
                     ('JPEG-LS', 'JPEGLSLossless'), ('JPEG 2000', 'JPEG2000Lossless')]:
         yield name, recode(plain, f(), s), t
         yield f'{name}, signed 12 bit', recode(signed12, f(), s), t
+    for name, stream, s in [('HTJ2K Lossless', 'signed', '201'), ('HTJ2K Lossless RPCL, unsigned', 'unsigned', '202'),
+                            ('HTJ2K', 'signed', '203')]: yield name, htj2k(f(), stream, s), ramp()
     yield '8 bit, slope 16', write(f(), (u12 >> 4).astype('u1'), RescaleSlope=16, RescaleIntercept=-1024), \
         ((u12 >> 4)*16).astype('i2') - 1024
     odd = head(63, 47)
@@ -176,6 +178,9 @@ def damaged(d):
         j = recode(good, d/f'whole_{s}.dcm', s); b = j.read_bytes()
         yield f'{name}, file cut', f(b[:-len(b)//8]), t
         yield f'{name}, stream cut', edit(j, d/f'stream_{s}.dcm', _cut_stream), t
+    yield 'HTJ2K, stream cut', edit(htj2k(d/'ht.dcm'), d/'stream_ht.dcm', _cut_stream), ramp()
+    yield 'HTJ2K of another size', edit(d/'ht.dcm', d/'ht_lie.dcm', lambda ds: setattr(ds, 'Rows', 36)), None
+    yield 'HTJ2K called JPEG Lossless', htj2k(d/'ht_jpeg.dcm', syntax='70'), ramp()
     yield 'RLE, stream cut', edit(good, d/'rle.dcm', lambda ds: (ds.compress(RLELossless), _cut_stream(ds))), t
     yield 'JPEG of another size', edit(d/'whole_JPEGLosslessProcess14_1.dcm', d/'lie.dcm', lambda ds: setattr(ds, 'Rows', 96)), None
     yield 'JPEG 2000 of 2³¹ × 2³¹', edit(d/'whole_JPEG2000Lossless.dcm', d/'huge.dcm', _huge), None

@@ -1,5 +1,5 @@
 "Bad input: each costs one clear sentence and a status, never a page of frames"
-import json, os
+import io, json, os, tarfile, zipfile
 import pytest
 from conftest import SAVE, TOY
 from medfolio.core import MedfolioError, new_stage
@@ -123,3 +123,49 @@ def test_numbers_in_prose_come_from_records(checkout):
     assert "toy has no metric 'syze': did you mean 'size'?" in refused(checkout, 'paper')
     checkout.notebook(['# Toy\n\n## Results\nIt is 97.3 %.', *TOY[1:]])
     assert '97.3 typed into its results' in refused(checkout, 'paper')
+
+
+def archive(path, items):
+    "A zip of (name, bytes), or a tar.gz of (name, bytes or the address of a link)"
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z:
+            for name, b in items: z.writestr(name, b)
+        return path
+    with tarfile.open(path, 'w:gz') as t:
+        for name, b in items:
+            m = tarfile.TarInfo(name)
+            if isinstance(b, str): m.type, m.linkname, b = tarfile.SYMTYPE, b, b''
+            m.size = len(b); t.addfile(m, io.BytesIO(b))
+    return path
+
+
+def test_unpack(checkout, tmp_path):
+    "Several archives into one folder, twice; nothing outside it, nothing written over, nothing half"
+    dest, there = tmp_path/'scans', lambda: sorted(p.relative_to(dest).as_posix() for p in dest.rglob('*') if p.is_file())
+    good = [archive(tmp_path/'1.zip', [('a/1.png', b'one')]), archive(tmp_path/'2.tgz', [('a/2.png', b'two')])]
+    for _ in range(2):
+        status, out, err = checkout('data', 'unpack', *map(str, good), str(dest))
+        assert status == 0 and not err and '1.zip: 1 files in' in out and '2.tgz: 1 files in' in out
+    assert there() == ['a/1.png', 'a/2.png'] and (dest/'a/2.png').read_bytes() == b'two'
+    for name, items, said, *more in [
+            ('up.zip', [('ok', b'x'), ('../evil', b'x')], "a path that is not allowed: '../evil'"),
+            ('root.tgz', [('/evil', b'x')], "a path that is not allowed: '/evil'"),
+            ('link.tgz', [('l', str(tmp_path)), ('l/evil', b'x')], "'l' is a link or a device"),
+            ('other.zip', [('new', b'x'), ('a/1.png', b'another')], "'a/1.png' exists already and differs"),
+            ('bomb.zip', [('zeros', bytes(3_000_000))], 'more than 0.002 GB', '--max-gb', '.002')]:
+        bad = archive(tmp_path/name, items)
+        err = refused(checkout, 'data', 'unpack', str(bad), str(dest), *more)
+        assert f'{name}: ' in err and said in err, err
+        assert there() == ['a/1.png', 'a/2.png'] and not list(tmp_path.rglob('*evil*'))
+    (tmp_path/'cut.zip').write_bytes(good[0].read_bytes()[:-9])
+    assert 'cut.zip is damaged' in refused(checkout, 'data', 'unpack', str(tmp_path/'cut.zip'), str(dest))
+    assert 'there is no archive' in refused(checkout, 'data', 'unpack', str(tmp_path/'none.zip'), str(dest))
+    assert 'cannot unpack into' in refused(checkout, 'data', 'unpack', *map(str, good))  # the folder was forgotten
+    assert checkout('data', 'unpack', str(good[0]))[0] == 2
+
+
+def test_a_packed_download(checkout, tmp_path):
+    "`check` names the command that unpacks what it found packed"
+    archive(tmp_path/'Images_png_01.zip', [('Images_png/x', b'')])
+    status, out, err = checkout('data', 'check', 'deeplesion', '--root', str(tmp_path))
+    assert status == 1 and 'still packed: Images_png_01.zip; `medfolio data unpack`' in ' '.join(out.split())

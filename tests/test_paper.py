@@ -28,12 +28,17 @@ def fault(tmp_path):
     return lambda call, name, what: dict(PYTHONPATH=path, FAULT=f'{call} {name} {what}')
 
 
-def until(true, seconds=60):
+def until(true, seconds=300):  # a bound for a slow machine, not a measure of speed
     end = time.time() + seconds
     while time.time() < end:
         if value := true(): return value
         time.sleep(.05)
     raise TimeoutError
+
+
+def gone(pid):
+    try: return psutil.Process(int(pid)).status() == 'zombie'
+    except psutil.NoSuchProcess: return True
 
 
 def test_a_paper_is_made_once_and_then_fresh(checkout):
@@ -75,8 +80,7 @@ def test_kill_during_a_run_leaves_no_orphan_and_no_loss(checkout):
     with checkout.popen('paper', '--only', 'toy') as p:
         pids = until(lambda: (f := checkout.root/'nbs/pids').exists() and f.read_text().split())
         p.kill(); p.wait()
-    until(lambda: not any(psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != 'zombie'
-                          for pid in pids))                          # kernel and worker are gone
+    until(lambda: all(map(gone, pids)))                              # kernel and worker
     assert checkout.record('toy-halfres') == before
     assert checkout.record()['metrics'][0]['value'] == 1.5           # the old result stands
     (checkout.root/'nbs/hold').unlink()
@@ -170,7 +174,7 @@ def test_code_that_changes_during_a_run_is_not_published(checkout):
         until(lambda: (checkout.root/'nbs/pids').exists())
         checkout.notebook([*TOY[:4], TOY[4].replace('else 1', 'else 5'), SAVE])
         (checkout.root/'nbs/hold').unlink()
-        out, err = p.communicate(timeout=60)
+        out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and 'not kept' in err
     assert checkout.states()['toy'] == 'never run'
 
@@ -184,7 +188,7 @@ def test_a_library_that_changes_during_a_run_is_not_published(checkout):
         until(lambda: (checkout.root/'nbs/pids').exists())
         library.write_text('K = 2')
         (checkout.root/'nbs/hold').unlink()
-        out, err = p.communicate(timeout=60)
+        out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and 'its code changed while it ran' in err
     assert checkout.states()['toy'] == 'never run'
 

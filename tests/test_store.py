@@ -137,6 +137,30 @@ def test_no_name_gets_out(tmp_path, capfd):
         assert not [p for p in written if name in p.read_bytes()]
 
 
+def test_every_window_of_a_header_gets_through(tmp_path):
+    "From the file, by all roads, to `header_windows`: each of its windows, as its function means them"
+    from make_dicom import head, write
+    from medfolio.data.dicom import read_hu
+    from medfolio.data.fastdicom import index_files
+    from medfolio.data.window import header_windows
+    one, two = dict(WindowCenter=40, WindowWidth=80), dict(WindowCenter=['40', '600.5'], WindowWidth=['80', '2800'])
+    tags = [one, two, two | dict(VOILUTFunction='LINEAR_EXACT'), {}]
+    want = [[[39.5, 79]], [[39.5, 79], [600, 2799]], [[40, 80], [600.5, 2800]], None]
+    for i, t in enumerate(tags): write(tmp_path/f'{i}.dcm', head(), **t)
+    index = pd.DataFrame(dict(item=list('0123'), path=[f'{i}.dcm' for i in range(4)]))
+    keep = ['centers', 'widths', 'function']
+    store = prepare(index, read_hu, tmp_path/'store', tmp_path, keep=keep, workers=1, progress=False)
+    assert not len(store.verify())
+    rows, bad = index_files([tmp_path/p for p in index.path])
+    assert not len(bad)
+    for i, w in enumerate(want):
+        for header in (read_hu(tmp_path/f'{i}.dcm')[1], store.index.iloc[i], rows.iloc[i]):
+            if w is not None: assert header_windows(dict(header)).tolist() == w
+            else:
+                with pytest.raises(MedfolioError, match='no usable window'): header_windows(dict(header))
+    with pytest.raises(MedfolioError, match='`keep` another'): prepare(index, read_hu, tmp_path/'s', tmp_path, keep=['pixels'])
+
+
 def sparse_store(path, gigabytes, side=512, per=512):
     "A store of zeros that takes no room on the disk"
     n = int(gigabytes*2**30)//(2*side*side)//per*per

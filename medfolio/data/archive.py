@@ -50,11 +50,11 @@ def members(
     else:
         with tarfile.open(path, 'r:*') as t: yield from _tar_members(t)
 
-# %% ../../nbs/data/21_archive.ipynb #5d41c512
+# %% ../../nbs/data/21_archive.ipynb #16f11956
 def _bounded(n, most):
     if n <= most: return
-    raise MedfolioError(f'it unpacks to more than {most/1e9:g} GB; raise max_bytes '
-                        'if that is expected')
+    raise MedfolioError(f'it unpacks to more than {most/1e9:g} GB; if that is expected,'
+                        ' allow more (max_bytes, on the command line --max-gb)')
 
 
 def _unpack(path, stage, max_bytes, max_files):

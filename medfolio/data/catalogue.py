@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 from ..core import MedfolioError, nearest, root as repository
 
-# %% ../../nbs/data/20_catalogue.ipynb #c4083e3c
+# %% ../../nbs/data/20_catalogue.ipynb #fad63598
 DATASETS = {
     'deeplesion': dict(
         title='DeepLesion', modality='CT of chest, abdomen and pelvis',
         items='32,735 lesions on 32,120 slices of 4,427 patients, and their neighbours',
-        size='about 220 GB, 56 zip files',
+        size='about 220 GB: 56 zip files of about 4 GB',
         licence='public; the NIH Clinical Center asks to be credited',
         get='nihcc.app.box.com/v/DeepLesion: unpack all zip files into one folder',
         layout='DL_info.csv\nImages_png/<patient>_<study>_<series>/<slice>.png',
@@ -31,11 +31,11 @@ DATASETS = {
         layout='stage_*_train.csv\nstage_*_train_images/ID_<9 hex>.dcm',
         cite='Flanders AE et al. Radiol Artif Intell 2020;2(3):e190211')}
 
-# %% ../../nbs/data/20_catalogue.ipynb #2980a834
+# %% ../../nbs/data/20_catalogue.ipynb #5b85fc31
 DATASETS['cq500'] = dict(
     title='CQ500', modality='CT of the head',
     items='491 scans of several series, read by three radiologists each',
-    size='tens of GB, one zip file a scan',
+    size='some tens of GB, one zip file a scan',
     licence='CC BY-NC-SA 4.0',
     get='headctstudy.qure.ai/dataset: unpack all zip files into one folder',
     layout='reads.csv\nCQ500CT<n> CQ500CT<n>/Unknown Study/<series>/CT*.dcm',
@@ -69,11 +69,11 @@ def twin_root(
     "Where the twin of a dataset stands, or would stand"
     return repository()/'data'/'twins'/name
 
-# %% ../../nbs/data/20_catalogue.ipynb #04047a3c
+# %% ../../nbs/data/20_catalogue.ipynb #ff7a7cba
 def find_root(
     name: str,  # of a dataset
     root=None,  # the caller's own folder, if any
-    make=None,  # writes the twin into a folder, where there is none yet
+    make=None,  # returns the folder of a twin, written if need be; else `twin_root`
 ) -> tuple:
     "`(folder, kind)` of a dataset: the caller's, that in MEDFOLIO_DATA, or the twin"
     entry(name)
@@ -85,9 +85,8 @@ def find_root(
     else: path, told = None, None
     if path is not None and path.is_dir(): return path, kind_of(path)
     if told: raise MedfolioError(f'{name}: the root {path} is not a folder')
-    twin = twin_root(name)
-    if kind_of(twin) != 'twin' and make: make(twin)
-    elif kind_of(twin) != 'twin':
+    twin = make() if make else twin_root(name)
+    if not make and kind_of(twin) != 'twin':
         raise MedfolioError(f'{name} is not on this machine, and its twin is not '
                             f'written yet: `medfolio data twin {name}` writes it')
     if kind_of(twin) != 'twin': raise MedfolioError(f'{twin} is not marked as a twin')
@@ -152,7 +151,7 @@ def _deep(name, root):
     for reason, files in bad.groupby('reason').file:
         yield 'every file', False, f'{len(files):,}: {reason}: {_some(files)}'
 
-# %% ../../nbs/data/20_catalogue.ipynb #a1589769
+# %% ../../nbs/data/20_catalogue.ipynb #ec6b3575
 def check(
     name: str,  # of a dataset
     root,  # the folder to look at; nothing in it is changed
@@ -169,7 +168,8 @@ def check(
     packed = sorted(p.name for p in root.glob('*') if PACKED.search(p.name))
     if packed:
         whole = all(ok for _, ok, _ in rows)
-        rows.append(('archives', whole, f'still packed: {_some(packed)}'))
+        how = '' if whole else '; `medfolio data unpack` unpacks them'
+        rows.append(('archives', whole, f'still packed: {_some(packed)}{how}'))
     if root.is_dir() and kind_of(root) == 'twin':
         rows.append(('kind', True, 'synthetic twin, not the real data'))
     return pd.DataFrame(rows, columns=['what', 'ok', 'detail'])

@@ -7,7 +7,7 @@ __all__ = ['TYPES', 'SPLITS', 'LISTS', 'OPTIONAL', 'KEYS', 'PLAIN', 'NAME', 'FIL
            'neighbours', 'boxes']
 
 # %% ../../nbs/data/10_deeplesion.ipynb #6748e160
-import os, re
+import os
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MedfolioError

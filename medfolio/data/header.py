@@ -6,11 +6,11 @@
 __all__ = ['TICK', 'DEFLATED', 'SEQUENCES', 'IDS', 'GRID', 'TAGS', 'NATIVE', 'at_rest', 'read_whole', 'parse', 'number',
            'functional_group', 'to_header', 'read_header', 'expected_bytes', 'scan_headers']
 
-# %% ../../nbs/data/00_header.ipynb #fb535285
+# %% ../../nbs/data/00_header.ipynb #b5d8a3dd
 import math, os, stat, struct, time, zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 import numpy as np, pandas as pd, pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from ..core import MedfolioError
@@ -86,15 +86,22 @@ def parse(
     if not syntax: raise MedfolioError('the transfer syntax is missing')
     return ds, syntax
 
-# %% ../../nbs/data/00_header.ipynb #7730e05d
+# %% ../../nbs/data/00_header.ipynb #33ba101b
 _BINARY = dict(US='u2', SS='i2', UL='u4', SL='i4', FL='f4', FD='f8')
+
+
+@cache
+def _lookup(name):
+    "Tag and VR that the standard gives an element"
+    tag = tag_for_keyword(name)
+    return tag, dictionary_VR(tag).split()[0]
 
 
 def _values(ds, name):
     "The values of an element as a list of numbers or texts; None where absent or empty"
-    e = ds.get_item(tag_for_keyword(name))
+    tag, known = _lookup(name)
+    e = ds.get_item(tag)
     if e is None or e.value in (None, b'', ''): return None
-    known = dictionary_VR(e.tag).split()[0]
     vr = known if e.VR in (None, 'UN') or ' or ' in e.VR else e.VR
     if not isinstance(e.value, bytes):
         return [str(o) for o in e.value] if e.VM > 1 else [str(e.value)]
@@ -134,7 +141,7 @@ def number(
     v = _numbers(ds, name, 1, whole)
     return default if v is None else v[0]
 
-# %% ../../nbs/data/00_header.ipynb #bbf78707
+# %% ../../nbs/data/00_header.ipynb #8e7a7d12
 SEQUENCES = ['SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
 IDS = dict(patient='PatientID', study='StudyInstanceUID', series='SeriesInstanceUID',
            sop='SOPInstanceUID', modality='Modality')
@@ -145,7 +152,8 @@ TAGS = [*IDS.values(), *GRID.values(), *SEQUENCES, 'ImageType', 'InstanceNumber'
         'NumberOfFrames', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness',
         'GantryDetectorTilt', 'ImagePositionPatient', 'ImageOrientationPatient',
         'RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth',
-        'PixelPaddingValue', 'PixelPaddingRangeLimit', 'ModalityLUTSequence']
+        'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit',
+        'ModalityLUTSequence']
 
 # %% ../../nbs/data/00_header.ipynb #50160a5a
 def functional_group(
@@ -176,7 +184,16 @@ def _geometry(ds, frame=0):
         if g['position']: g['z'] = float(np.cross(u, v) @ g['position'])
     return g
 
-# %% ../../nbs/data/00_header.ipynb #63fbb1dd
+# %% ../../nbs/data/00_header.ipynb #c21b5153
+def _windows(ds):
+    "The header's display windows: all centers, all widths, and their function"
+    voi = functional_group(ds, 'FrameVOILUTSequence')
+    c, w = (_numbers(voi, f'Window{k}') for k in ('Center', 'Width'))
+    f = _text(voi, 'VOILUTFunction') or 'LINEAR'
+    f = f if f in ('LINEAR', 'LINEAR_EXACT', 'SIGMOID') else 'OTHER'
+    return dict(centers=c and tuple(c), widths=w and tuple(w), function=f)
+
+# %% ../../nbs/data/00_header.ipynb #1c6143c0
 def to_header(
     ds,  # a pydicom data set
     syntax: str,  # its transfer syntax
@@ -196,9 +213,7 @@ def to_header(
     scale = functional_group(ds, 'PixelValueTransformationSequence')
     h['slope'] = number(scale, 'RescaleSlope')
     h['intercept'] = number(scale, 'RescaleIntercept')
-    voi = functional_group(ds, 'FrameVOILUTSequence')
-    h['center'] = (_numbers(voi, 'WindowCenter') or [None])[0]
-    h['width'] = (_numbers(voi, 'WindowWidth') or [None])[0]
+    h |= _windows(ds)
     h['padding'] = number(ds, 'PixelPaddingValue', None, True)
     h['padding_limit'] = number(ds, 'PixelPaddingRangeLimit', h['padding'], True)
     h['syntax'] = syntax

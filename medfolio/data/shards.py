@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['reader_version', 'read_one', 'write_shard', 'finished']
 
-# %% ../../nbs/data/03_shards.ipynb #4c88544c
+# %% ../../nbs/data/03_shards.ipynb #5117508f
 import ast, hashlib, inspect, io, json, os, stat, textwrap, warnings
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from ..core import MedfolioError, digest, write_atomic
@@ -91,10 +91,11 @@ def _fill(f, job, slip):
         keep = {k: _plain(header.get(k)) for k in job.keep}
         slip['rows'].append([i, *hu.shape, source, digest(b), keep])
 
-# %% ../../nbs/data/03_shards.ipynb #0dcaff9f
+# %% ../../nbs/data/03_shards.ipynb #187dd1cf
 def _plain(v):
-    "A number or a text of a header's value"
+    "A number or a text of a header's value, or a list of them"
     if v is None or isinstance(v, (int, float, str)): return v
+    if isinstance(v, Sequence) and not isinstance(v, bytes): return [*map(_plain, v)]
     try: return float(v)
     except (TypeError, ValueError): return str(v)
 

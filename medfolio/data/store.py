@@ -17,7 +17,7 @@ from .mapped import SCHEMA, Store, table_digest
 from .resize import AIR
 from .shards import finished, read_one, reader_version, write_shard
 
-# %% ../../nbs/data/03_store.ipynb #725087df
+# %% ../../nbs/data/03_store.ipynb #674a024d
 OWN = ('shard', 'at', 'height', 'width', 'source', 'pixels')  # columns the store adds
 
 
@@ -25,6 +25,8 @@ def _check_index(index, keep):
     "What an index must be before anything is read"
     lack = [c for c in ('item', 'path') if c not in index]
     clash = [c for c in index if c in OWN or c in keep]
+    if taken := [c for c in keep if c in OWN]: raise MedfolioError(
+        f"the store has a column '{taken[0]}' of its own: `keep` another")
     if lack or clash: raise MedfolioError(
         f'the index lacks the column {lack[0]}' if lack else
         f"the index has a column '{clash[0]}' of its own: rename it")

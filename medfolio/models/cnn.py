@@ -6,7 +6,6 @@
 __all__ = ['conv_block', 'SmallCNN']
 
 # %% ../../nbs/models/00_cnn.ipynb #6c7f00fe
-import torch
 from torch import nn
 
 # %% ../../nbs/models/00_cnn.ipynb #e87d987f

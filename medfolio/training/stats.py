@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['accuracy', 'log_loss', 'mean_of', 'auc', 'group_index', 'draw', 'scores', 't_quantile', 'cuts', 'Interval',
-           'bootstrap', 'class_prior', 'Chance', 'permutation']
+           'bootstrap', 'proportion', 'class_prior', 'Chance', 'permutation']
 
 # %% ../../nbs/training/00_stats.ipynb #60e951cd
 import inspect, math
@@ -193,6 +193,21 @@ def _draw_seeds(M, rng):
     mean, w = M.mean(1), draw(s, len(M), rng)/s
     out = mean + math.sqrt(s/(s - 1))*((M*w).sum(1) - mean)
     return out.clip(np.nanmin(M), np.nanmax(M))  # no score that no seed ever had
+
+# %% ../../nbs/training/00_stats.ipynb #6ef42993
+def proportion(
+    k: int,  # how many had it
+    n: int,  # of how many
+    level: float = .95,
+) -> Interval:
+    "The share `k/n` with its exact (Clopper–Pearson) interval, for independent trials"
+    from scipy.stats import beta  # a second to import, for this one function
+    if not (0 <= k <= n and n > 0 and k == int(k) and n == int(n)):
+        raise MedfolioError(f'{k} of {n} is not a count')
+    tail = (1 - level)/2
+    low = beta.ppf(tail, k, n - k + 1) if k else 0.
+    high = beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.
+    return Interval(float(k/n), float(low), float(high))
 
 # %% ../../nbs/training/00_stats.ipynb #0f3d48e4
 def class_prior(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVELS', 'outlines', 'shells', 'textures', 'Abdomen']
 
-# %% ../../nbs/twins/01_abdomen.ipynb #ca2425e7
+# %% ../../nbs/twins/01_abdomen.ipynb #d70b9978
 import math
 from types import SimpleNamespace
 import numpy as np
@@ -14,12 +14,12 @@ from numba import njit
 from .body import CODE, body, muscles, pelvis, ribs, spine
 from .organs import (basin, heart, kidney, liver, lungs, pancreas, spleen,
                                    stomach)
-from .physics import (RISE, Field, axis, hounsfield, mix, noise, soft,
-                                    stream)
-from .solids import Slice, grain, waves
+from .physics import (F, RISE, Field, axis, hounsfield, mix, noise,
+                                    soft, stream, white)
+from .solids import QUICK, Slice, grain, rise, waves
 from .tubes import bowel, vessels
 
-# %% ../../nbs/twins/01_abdomen.ipynb #488be0bc
+# %% ../../nbs/twins/01_abdomen.ipynb #97452860
 LEVELS = np.array([-120., -20, 90, 200, 270, 335, 390, 460])  # mm: chest … hips
 
 
@@ -41,60 +41,58 @@ def outlines(b):
 
 def shells(table, z):
     "Half width, front and back of each shell at `z`, smoothly between the levels"
-    i = int(np.clip(np.searchsorted(LEVELS, z) - 1, 0, len(LEVELS)-2))
-    t = min(max((z - LEVELS[i])/(LEVELS[i+1] - LEVELS[i]), 0), 1); t = t*t*(3 - 2*t)
+    i = np.clip(np.searchsorted(LEVELS, z) - 1, 0, len(LEVELS)-2)
+    t = np.clip((z - LEVELS[i])/(LEVELS[i+1] - LEVELS[i]), 0, 1); t = t*t*(3 - 2*t)
     return table[..., i]*(1-t) + table[..., i+1]*t
 
-# %% ../../nbs/twins/01_abdomen.ipynb #757443aa
+# %% ../../nbs/twins/01_abdomen.ipynb #deab645a
 @njit(inline='always')
-def _shell(x, y, a, front, back):
-    "First-order distance into a superellipse of power 2.5, with its own front and back"
-    b = front if y < 0 else back
-    u, v = abs(x)/a, abs(y)/b
+def _shell(x, y, s):
+    "First-order distance into a superellipse of power 2.5; `s` holds 1/axes"
+    b = s[1] if y < 0 else s[2]
+    u, v = abs(x)*s[0], abs(y)*b
     su, sv = math.sqrt(u), math.sqrt(v)
-    gx, gy = u*su/a, v*sv/b
+    gx, gy = u*su*s[0], v*sv*b
     return (1 - u*u*su - v*v*sv)/(2.5*math.sqrt(gx*gx + gy*gy) + 1e-5)
 
 
 @njit(inline='always')
-def _rise(d):
-    "A logistic edge, cut short where it is flat"
-    if d > 5: return 1.
-    if d < -5: return 0.
-    return .5 + .5*math.tanh(d)
-
-
-@njit(inline='always')
-def _flank(d, x, a, amount):
+def _flank(d, x, amount):
     "The fat between the three muscle sheets of the flank, `d` mm under their surface"
-    side = min(max(1.6*abs(x)/a - .7, 0), 1)*amount
+    side = min(max(1.6*abs(x) - .7, 0), 1)*amount
     if side == 0 or d < 0 or d > 12: return 0.
     return 55*side*(math.exp(-(d-4)**2/1.4) + math.exp(-(d-8)**2/1.4))
 
-# %% ../../nbs/twins/01_abdomen.ipynb #9ec98069
-@njit(cache=True, nogil=True, error_model='numpy')
+# %% ../../nbs/twins/01_abdomen.ipynb #fb00548d
+@njit(inline='always')
+def _wall(x, y, d2, k, shell, hu, fat, meat):
+    "Density and tissue between skin and cavity, `d2` mm inside the muscle's surface"
+    m1 = rise(k*_shell(x, y, shell[1]))
+    m2, meat = rise(k*d2), meat - _flank(d2, x*shell[2, 0], hu[3])
+    v = hu[0] + m1*(fat - hu[0])
+    return v + m2*(meat - v), 22 if m1 < .5 else 2 if m2 > .5 else 1
+
+# %% ../../nbs/twins/01_abdomen.ipynb #c3c04a09
+@njit(cache=True, nogil=True, error_model='numpy', fastmath=QUICK)
 def _wrap(im, labels, cavity, inside, x, y, shell, hu, width, fine, mid, fat_tex,
           meat_tex):
     "Skin, fat, muscle wall and the fat of the cavity"
-    k = RISE/width/2
-    for i in range(len(im)):
-        for j in range(len(im)):
-            px, py = x[i, j], y[i, j]
-            if abs(px) > shell[0, 0] + 2*width: continue
-            m = _rise(k*_shell(px, py, shell[0, 0], shell[0, 1], shell[0, 2]))
-            if m == 0: continue
-            fat = hu[1] + grain(fine[i, j], mid[i, j], fat_tex)
-            m3 = _rise(k*_shell(px, py, shell[3, 0], shell[3, 1], shell[3, 2]))
-            v, tissue = fat, 1
-            if m3 < 1:
-                m1 = _rise(k*_shell(px, py, shell[1, 0], shell[1, 1], shell[1, 2]))
-                d2 = _shell(px, py, shell[2, 0], shell[2, 1], shell[2, 2])
-                m2 = _rise(k*d2)
+    k, n = RISE/width/2, len(im)
+    for i in range(n):
+        for j in range(n):
+            px, py, m, m3, tissue = x[i, j], y[i, j], 1., 1., 1
+            d = k*_shell(px, py, shell[3])
+            if d < 4.9:
+                edge = k*_shell(px, py, shell[0])
+                if edge < -4.9: continue
+                m = rise(edge)
+            v = hu[1] + grain(fine[i, j], mid[i, j], fat_tex)
+            if d < 4.9:
+                m3, d2 = rise(d), _shell(px, py, shell[2])
                 meat = hu[2] + grain(fine[i, j], mid[i, j], meat_tex)
-                meat -= _flank(d2, px, shell[2, 0], hu[3])
-                v = hu[0] + m1*(fat - hu[0]); v += m2*(meat - v); v += m3*(fat - v)
-                if m1 < .5: tissue = 22
-                elif m2 > .5 and m3 < .5: tissue = 2
+                wall, what = _wall(px, py, d2, k, shell, hu, v, meat)
+                if m3 < .5: tissue = what
+                v = wall + m3*(v - wall)
             if m > .5: labels[i, j] = tissue
             inside[i, j], cavity[i, j] = m, m3
             im[i, j] += m*(v - im[i, j])
@@ -108,7 +106,7 @@ def textures(b):
              marbling=[3, 0, -18 - .6*max(b.age-40, 0), .5, 1, 1., 1.5])
     return {k: np.array(v + [0]*(7 - len(v)), np.float32) for k, v in t.items()}
 
-# %% ../../nbs/twins/01_abdomen.ipynb #7b30085d
+# %% ../../nbs/twins/01_abdomen.ipynb #ff187f74
 class Abdomen:
     "A patient, and one examination of the patient"
     def __init__(self,
@@ -124,7 +122,7 @@ class Abdomen:
         self.size = (.95 if self.body.female else 1.02) + rng.normal(0, .03)
         self.body.blood *= 1. if study == 1 else now.uniform(.85, 1.15)
         self.organs, self.scan = self.furnish(rng, now), self.scanner(now)
-        self.bench = {}
+        self.bench, self.turns = {}, {}
 
     def outline(self, z):
         "Half width, front and back of the muscle wall at `z`"
@@ -171,7 +169,7 @@ def couch(self: Abdomen, n, pitch):
         mix(im, soft(1.7 - np.abs(y - line), 1.6)*ends, hu)
     return self.bench.setdefault(n, im)
 
-# %% ../../nbs/twins/01_abdomen.ipynb #3ba4165d
+# %% ../../nbs/twins/01_abdomen.ipynb #8b5d8268
 @patch
 def start(self: Abdomen, z, n):
     "An empty `Slice` with table, wall and textures"
@@ -184,13 +182,13 @@ def start(self: Abdomen, z, n):
     for name in ('cavity', 'body', 'solid'): c.masks[name] = np.zeros_like(c.im)
     hu = np.array([25, b.fat_hu, b.muscle, min(max((z-110)/40, .4), 1)], np.float32)
     _wrap(c.im, c.labels, c.masks['cavity'], c.masks['body'], c.x, c.y,
-          shells(self.table, z), hu, c.width, c.fine, c.mid, c.tex['fat'],
-          c.tex['marbling'])
+          F(1)/shells(self.table, z).astype(F), hu, c.width, c.fine, c.mid,
+          c.tex['fat'], c.tex['marbling'])
     inside = c.masks['body'].reshape(n//16, 16, n//16, 16)
     c.tiles = c.tiles[inside.any((1, 3)).ravel()]
     return c
 
-# %% ../../nbs/twins/01_abdomen.ipynb #9c0474ad
+# %% ../../nbs/twins/01_abdomen.ipynb #53d34c53
 @patch
 def base(self: Abdomen,
     z: float,  # mm under the dome of the liver
@@ -205,6 +203,18 @@ def base(self: Abdomen,
             np.maximum(c.masks['solid'], c.masks[o.keep], out=c.masks['solid'])
     return c
 
+# %% ../../nbs/twins/01_abdomen.ipynb #80d52ff5
+@patch
+def rays(self: Abdomen, z, n):
+    "Spectrum of the white noise at `z`: of the two turns of the tube next to it"
+    t = z/self.scan.thick + .22; k = math.floor(t); f = t - k
+    for i in (k, k+1):
+        if (n, i) in self.turns: continue
+        if len(self.turns) > 3: self.turns.pop(next(iter(self.turns)))
+        self.turns[n, i] = white(stream(*self.key, 'noise', i), n)
+    a, b = self.turns[n, k], self.turns[n, k+1]
+    return F((1-f)/math.hypot(f, 1-f))*a + F(f/math.hypot(f, 1-f))*b
+
 
 @patch
 def finish(self: Abdomen, im, z: float):
@@ -213,8 +223,7 @@ def finish(self: Abdomen, im, z: float):
     pitch = s.pitch*512/n; t = axis(n, pitch)
     a, f, k = shells(self.table, z)[0]*self.size
     ex, ey = np.exp(-((t-s.pose[0])/a)**2), np.exp(-((t-s.pose[1])/(.5*(f+k)))**2)
-    amp = (s.noise*(.5 + .75*np.outer(ey, ex))).astype(np.float32)
-    rng = stream(*self.key, 'noise', int(round(z*100)) + 100_000)
-    out = hounsfield(im + amp*noise(rng, n, pitch, s.kernel))
-    out[np.add.outer(t*t, t*t) > (256*s.pitch)**2] = -1024
+    amp = np.outer(F(.75*s.noise)*ey.astype(F), ex.astype(F)) + F(.5*s.noise)
+    out = hounsfield(im + amp*noise(self.rays(z, n), n, pitch, s.kernel))
+    out[np.add.outer(t*t, t*t) > F((256*s.pitch)**2)] = -1024
     return out

@@ -91,7 +91,7 @@ SITES = dict(
     lobe=(.36, None, None), contusion=(.12, None, None),
     cerebellum=(.07, (24, 52, -14), (12, 9, 6)), pons=(.05, (0, 17, -8), (4, 3, 5)))
 
-# %% ../../nbs/twins/03d_bleeds.ipynb #93b232ee
+# %% ../../nbs/twins/03d_bleeds.ipynb #3103e565
 def _spot(r, h, site, s, size):
     "Where in a site a bleed of some size lies"
     if site == 'lobe':
@@ -112,8 +112,8 @@ def intraparenchymal(r, h, ventricle=False):
     site, s = str(r.choice(list(SITES), p=p/p.sum())), int(r.choice(SIDES))
     out, many = [], site == 'contusion'
     for _ in range(int(r.integers(2, 6)) if many else 1):
-        top = 30 if site in ('putamen', 'lobe') else 16
-        a = r.uniform(3., 9) if many else between(r, 5.5, top)
+        top = 34 if site in ('putamen', 'lobe') else 18
+        a = r.uniform(4., 12) if many else between(r, 7, top)
         at = _spot(r, h, site, s, a)
         out.append(SimpleNamespace(
             kind='intraparenchymal', site=site, at=at, angle=r.uniform(0, 3.14),

@@ -84,17 +84,17 @@ def spine(b):
             step('marrow', cores, b.bone*1.1, tex='marrow', width=2.2),
             step('disc', [shrink(s, 3.2) for s in canal], 28)]
 
-# %% ../../nbs/twins/00c_body.ipynb #bad41d96
+# %% ../../nbs/twins/00c_body.ipynb #26a4ae70
 def rib(k, s, b, rng, outline):
     "The centre line of rib `k` on side `s`, and the number of its bony points"
     last = {12: 1.15, 11: 1.7, 10: 2.2}.get(k, 2.4) + rng.normal(0, .06)
-    path, end = [], last + .55*(k < 11)
-    for t in np.linspace(.38, end, 20):  # angle round the chest, from the back
-        fall = 105*(1 - math.cos(min(t, 2.3)*.8)) - 30*max(t-2.3, 0)
-        z = 140 - 31*(12-k) + fall + rng.normal(0, .4)
-        a, front, back = outline(z)
-        y = math.cos(t)*((back-9) if t < math.pi/2 else (front-6))
-        path.append((s*(a-6)*abs(math.sin(t))**.85, y, z))
+    end = last + .55*(k < 11)
+    t = np.linspace(.38, end, 20)  # angle round the chest, from the back
+    fall = 105*(1 - np.cos(np.minimum(t, 2.3)*.8)) - 30*np.maximum(t-2.3, 0)
+    z = 140 - 31*(12-k) + fall + rng.normal(0, .4, 20)
+    a, front, back = outline(z)
+    y = np.cos(t)*np.where(t < math.pi/2, back - 9, front - 6)
+    path = np.stack([s*(a-6)*np.abs(np.sin(t))**.85, y, z], 1)
     return path, 20 if k >= 11 else int(20*(last - .38)/(end - .38))
 
 

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['READS', 'SCANS', 'SHORT', 'STANDARD', 'kappa', 'solve', 'scan_kinds', 'truths', 'read_scan', 'cq500_twin']
 
-# %% ../../nbs/twins/05_cq500.ipynb #5cfca95a
+# %% ../../nbs/twins/05_cq500.ipynb #43b4338a
 import functools, math
 from itertools import combinations
 from pathlib import Path
 import numpy as np, pandas as pd
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLosslessSV1
-from .. import __version__
 from .bleeds import KINDS
 from .files import in_parallel, save_dicom, twin_folder
-from .head import Head
+from .head import Head, VERSION
 from .physics import stream
 
 # %% ../../nbs/twins/05_cq500.ipynb #99d80e7d
@@ -213,7 +212,7 @@ def _scan(folder, seed, p, n, signal, size, thin):
                  **{k: bool(v) for k, v in t.items()})
     return rows, line, about
 
-# %% ../../nbs/twins/05_cq500.ipynb #a7aab86e
+# %% ../../nbs/twins/05_cq500.ipynb #66119914
 def cq500_twin(
     root,  # folder to write
     scans: int = 50,
@@ -224,7 +223,7 @@ def cq500_twin(
     workers: int = 1,  # processes; the bytes do not depend on it
 ) -> Path:
     "Write a twin of CQ500; its folder"
-    spec = dict(generator='medfolio.twins.cq500', version=__version__, seed=seed,
+    spec = dict(generator='medfolio.twins.cq500', version=VERSION, seed=seed,
                 signal=signal, scans=scans, size=size, thin=thin, synthetic=True)
     numbers = stream(seed, 'numbers').choice(max(491, scans), scans, replace=False)
 

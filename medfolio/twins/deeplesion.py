@@ -183,8 +183,8 @@ def save(path, im):
     part = path.with_suffix(f'.{os.getpid()}.part')
     part.write_bytes(png(im)); os.replace(part, path)
 
-# %% ../../nbs/twins/02_deeplesion.ipynb #1a01d4b5
-VERSION = 1
+# %% ../../nbs/twins/02_deeplesion.ipynb #90de42cf
+VERSION = 2  # of the pixels and tables that some arguments give
 
 
 def run_jobs(jobs, workers):

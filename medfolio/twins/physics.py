@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['F', 'RISE', 'KERNELS', 'stream', 'spline_weights', 'Field', 'axis', 'soft', 'mix', 'edge_width', 'turn', 'ellipse',
-           'contour', 'tube', 'Canvas', 'noise_filter', 'noise', 'spectrum', 'blur', 'cupping', 'bar', 'spokes',
-           'hounsfield']
+           'contour', 'tube', 'Canvas', 'noise_filter', 'white', 'noise', 'spectrum', 'blur', 'cupping', 'bar',
+           'spokes', 'hounsfield']
 
 # %% ../../nbs/twins/00_physics.ipynb #6d968a85
 import functools, math, zlib
@@ -218,7 +218,7 @@ def tube(self: Canvas, path, radii, value=None, width=0., clip=None):
     sl = self.box(*(lo + hi)/2, float(r))
     return self.lay(sl, tube(self.x[sl], self.y[sl], path, radii), value, width, clip)
 
-# %% ../../nbs/twins/00_physics.ipynb #7fe4eab0
+# %% ../../nbs/twins/00_physics.ipynb #7c5cbfaa
 KERNELS = dict(body=(.20, 2.), brain=(.27, 2.2), bone=(.60, 3.))  # peak 1/mm, roll-off
 
 
@@ -232,16 +232,28 @@ def noise_filter(n: int, pitch: float, peak: float, order: float):
     if n % 2 == 0: weight[:, -1] = 1
     return (h/np.sqrt((weight*h*h).sum()/(n*n))).astype(F)
 
+# %% ../../nbs/twins/00_physics.ipynb #602adf4d
+def white(
+    rng,
+    n: int,  # pixels a side
+):
+    "Half the spectrum of white noise of unit variance: complex, `(n, n//2 + 1)`"
+    w = rng.standard_normal((n, n//2 + 1, 2), dtype=F).view(np.complex64)[..., 0]
+    w *= F(n/2**.5)
+    w[:, 0] *= F(2**.5)  # of these columns' transform only the real part counts
+    if n % 2 == 0: w[:, -1] *= F(2**.5)
+    return w
+
 
 def noise(
-    rng,
+    rng,  # generator, or what `white` made; that is overwritten
     n: int,  # pixels a side
     pitch: float,  # mm a pixel
     kernel='brain',  # one of `KERNELS`, or (peak in cycles/mm, order of the roll-off)
 ):
     "CT noise of unit variance: `(n, n)`, periodic at the borders"
     peak, order = KERNELS[kernel] if isinstance(kernel, str) else kernel
-    w = fft.rfft2(rng.standard_normal((n, n), dtype=F))
+    w = rng if isinstance(rng, np.ndarray) else white(rng, n)
     w *= noise_filter(n, float(pitch), float(peak), float(order))
     return fft.irfft2(w, s=(n, n), overwrite_x=True)
 

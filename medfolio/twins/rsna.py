@@ -6,15 +6,14 @@
 __all__ = ['PROFILES', 'WINDOWS', 'LISTS', 'profiles', 'stored', 'name_of', 'windows_of', 'random_labels', 'read_labels',
            'make_study', 'rsna_twin']
 
-# %% ../../nbs/twins/04_rsna.ipynb #5fdc7643
+# %% ../../nbs/twins/04_rsna.ipynb #ac3d09c0
 import json, math
 from pathlib import Path
 import numpy as np, pandas as pd
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
-from .. import __version__
 from .bleeds import KINDS
 from .files import in_parallel, save_dicom, twin_folder
-from .head import Head, draw_kinds, labels_of
+from .head import Head, VERSION, draw_kinds, labels_of
 from .physics import stream
 
 # %% ../../nbs/twins/04_rsna.ipynb #c693b754
@@ -161,7 +160,7 @@ def _long(slices, value=None):
     ids = [f'{i}_{k}' for i in slices['item'] for k in wide.columns]
     return pd.DataFrame(dict(ID=ids, Label=label))
 
-# %% ../../nbs/twins/04_rsna.ipynb #df67fd8a
+# %% ../../nbs/twins/04_rsna.ipynb #61e2f2a8
 def rsna_twin(
     root,  # folder to write
     patients: int = 100,
@@ -171,7 +170,7 @@ def rsna_twin(
     workers: int = 1,  # processes; the bytes do not depend on it
 ) -> Path:
     "Write a twin of the RSNA hemorrhage challenge; its folder"
-    spec = dict(generator='medfolio.twins.rsna', version=__version__, seed=seed,
+    spec = dict(generator='medfolio.twins.rsna', version=VERSION, seed=seed,
                 signal=signal, patients=patients, size=size, synthetic=True)
     test = stream(seed, 'test').permutation(patients) < max(patients > 1, patients//6)
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CONTENT', 'COLON', 'tree', 'plaques', 'trunks', 'vessels', 'wander', 'fill', 'colon', 'bowel']
 
-# %% ../../nbs/twins/00d_tubes.ipynb #1170deba
+# %% ../../nbs/twins/00d_tubes.ipynb #02d3bb60
 import math
 import numpy as np
+from numba import njit
 from .body import Organ
 from .solids import blob, group, pieces, pipe, shrink
 
@@ -84,21 +85,27 @@ def vessels(b, rng):
             Organ('vessel', ao, b.blood, inside='body'),
             Organ('calcification', plaques(b, rng, ao), 750, inside='body', tex='none')]
 
-# %% ../../nbs/twins/00d_tubes.ipynb #fd6c1758
+# %% ../../nbs/twins/00d_tubes.ipynb #65e7ab1f
+@njit(cache=True)
+def _walk(p, d, turns, home, room, step):
+    "Places of a walk whose direction changes by `turns`, and turns back at the walls"
+    path = np.empty((len(turns) + 1, 3)); path[0] = p
+    for i in range(len(turns)):
+        off = (path[i] - home)/room
+        d = d/math.sqrt((d*d).sum()) + turns[i]
+        d -= .8*np.where(np.abs(off) > .75, off, 0.)
+        path[i+1] = path[i] + d/math.sqrt((d*d).sum())*step
+    return path
+
+
 def wander(b, rng, n, low, high, step=9.):
     "A path of `n` steps that stays between the levels `low` and `high`"
     home = np.array([0, -.32*b.bf, (low+high)/2])
     room = np.array([.72*b.ac, .52*b.bf, (high-low)/2])
     p, d = home + room*rng.uniform(-.7, .7, 3), rng.standard_normal(3)
-    path = [p]
-    for _ in range(n):
-        off = (p - home)/room
-        d = d/np.linalg.norm(d) + rng.normal(0, .42, 3)
-        d = d - .8*np.where(np.abs(off) > .75, off, 0)
-        p = p + d/np.linalg.norm(d)*step; path.append(p)
-    return np.array(path)
+    return _walk(p, d, rng.normal(0, .42, (n, 3)), home, room, step)
 
-
+# %% ../../nbs/twins/00d_tubes.ipynb #bb37c50d
 CONTENT = ['fluid', 'empty', 'gas', 'positive', 'stool']
 
 
