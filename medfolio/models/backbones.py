@@ -83,7 +83,7 @@ def backbone(
     if arch == 'stack': return ResidualStack(c_in, **kwargs)
     return TimmBody(arch, c_in, pretrained)
 
-# %% ../../nbs/models/03_backbones.ipynb #e6d16c70
+# %% ../../nbs/models/03_backbones.ipynb #59942168
 def places(n: int, device=None) -> torch.Tensor:
     "Middles of `n` cells between 0 and 1"
     return (torch.arange(n, device=device) + .5)/n
@@ -96,8 +96,8 @@ class Spatial(nn.Module):
         self.heat, self.channels = nn.Conv2d(channels, 1, 1), channels
 
     def forward(self, f):
-        p = self.heat(f).float().flatten(2).softmax(2)  # (N, 1, places)
-        h, w = f.shape[2:]
+        self.logp = self.heat(f).float().flatten(2).log_softmax(2)  # (N, 1, places)
+        p, (h, w) = self.logp.exp(), f.shape[2:]
         y, x = torch.meshgrid(places(h, f.device), places(w, f.device), indexing='ij')
         xy = p @ torch.stack([x, y], -1).view(-1, 2)
         return xy[:, 0], (p*f.float().flatten(2)).sum(2)

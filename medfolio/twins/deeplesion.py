@@ -47,6 +47,7 @@ def exam(
     seed: int, patient: int, study: int,
     keys: int,  # key slices wanted
     size: int = 512,  # pixels a side
+    larger: float = 1.,  # lesions, times their size in life
 ):
     "An examination: the patient as a volume, and its key slices with their lesions"
     vol, rng = Abdomen(seed, patient, study), stream(seed, 'exam', patient, study)
@@ -58,7 +59,7 @@ def exam(
         if any(abs(z - o['z']) < 24 for o in found): continue
         c, lesions = vol.base(z, size), []
         for _ in range(1 + (rng.random() < .12) + (rng.random() < .03)):
-            les = grow(kind, vol, c, z, rng, lesions)
+            les = grow(kind, vol, c, z, rng, lesions, larger)
             if les:
                 les.z = z; les.depth = min(les.depth, 11.); lesions.append(les)
         if lesions:
@@ -159,14 +160,16 @@ def write_key(root, vol, key, own, names, size, signal, neighbours, spread, part
     return rows, truths
 
 # %% ../../nbs/twins/02_deeplesion.ipynb #2ea90d62
-def write_patient(root, patient, seed, signal, size, neighbours, slices, spread):
+def write_patient(root, patient, seed, signal, size, neighbours, slices, spread,
+                  larger=1.):
     "Draw and write one patient; its rows and its truths"
     root, rng, done = Path(root), stream(seed, 'plan', patient), []
     part = int(rng.choice([1, 2, 3], p=[.7, .15, .15]))
     for study in range(1, 2 + (rng.random() < .3)):
         keys = max(1, int(rng.poisson(slices*(.9 if study == 1 else .5))))
-        vol, found = exam(seed, patient, study, keys, size)
-        sham = None if signal else exam(seed, SHAM + patient, study, keys + 4, size)[1]
+        vol, found = exam(seed, patient, study, keys, size, larger)
+        other = seed, SHAM + patient, study, keys + 4, size, larger
+        sham = None if signal else exam(*other)[1]
         series = f'{patient:06d}_{study:02d}_01'
         for n, key in enumerate(found):
             own = {**key, 'lesions': sham[n % len(sham)]['lesions']} if sham else key
@@ -207,6 +210,7 @@ def deeplesion_twin(
     neighbours: int = 1,  # slices written on each side of a key slice
     slices: int = 6,  # key slices of a patient's first examination, on average
     spread: float = .3,  # s.d. of a reader's click, in widths of the margin
+    larger: float = 1.,  # lesions, times their size in life: easier to find
 ) -> Path:
     "Write a synthetic DeepLesion; the same for the same arguments, whatever `workers`"
     root = Path(root)
@@ -217,9 +221,9 @@ def deeplesion_twin(
                             'of 16 and at least 64, signal 0 or 1, neighbours from 0')
     about = dict(generator='medfolio.twins.deeplesion', version=VERSION, synthetic=True,
                  seed=seed, signal=signal, patients=patients, size=size, slices=slices,
-                 neighbours=neighbours, spread=spread, tissues=TISSUES)
+                 neighbours=neighbours, spread=spread, larger=larger, tissues=TISSUES)
     write_atomic(root/'TWIN.json', json.dumps(about, indent=1) + '\n')
-    done = run_jobs([(root, p, seed, signal, size, neighbours, slices, spread)
+    done = run_jobs([(root, p, seed, signal, size, neighbours, slices, spread, larger)
                      for p in range(1, patients + 1)], workers)
     rows, truths = ([r for d in done for r in d[i]] for i in (0, 1))
     if not rows: raise MedfolioError('no lesion found room: ask for more patients')

@@ -213,10 +213,10 @@ def density(kind, b, under, rng):
 LARGEST = dict(kidney=26, bone=15, soft=24, mediastinum=26, lung=22, pelvis=30)
 
 
-def find_room(kind, vol, c, z, rng, others, tries=80):
+def find_room(kind, vol, c, z, rng, others, larger=1., tries=80):
     "A lesion of `kind` without density where the slice `c` has room, or None"
     s = vol.scan
-    radius = float(np.clip(math.exp(rng.normal(math.log(9.4), .55)), 3.2,
+    radius = float(np.clip(larger*math.exp(rng.normal(math.log(9.4), .55)), 3.2,
                            LARGEST.get(kind, 36)))
     for i in range(tries):
         x, y = propose(kind, vol, z, rng)
@@ -235,9 +235,10 @@ def grow(
     z: float,  # of the slice, mm
     rng,
     others=(),  # lesions that it must not touch
+    larger: float = 1.,  # times the size in life
 ):
     "A lesion of `kind` on the slice `c`, or None where it has no room"
-    les = find_room(kind, vol, c, z, rng, others)
+    les = find_room(kind, vol, c, z, rng, others, larger)
     if les is None: return None
     widest = max(min(18., 1.1*les.radius), 1.6)
     les.width = float(math.exp(rng.uniform(math.log(1.5), math.log(widest))))
