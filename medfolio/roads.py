@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['LARGER', 'EDGES', 'TRUE', 'RELEASED', 'twin_of', 'with_truth', 'largest', 'edges', 'deeplesion']
 
-# %% ../nbs/13_roads.ipynb #e8277329
+# %% ../nbs/13_roads.ipynb #a7d44833
 import json, shutil
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
+from filelock import FileLock
 from .core import MedfolioError, digest, root as repository
 from .data import deeplesion as dl
 from .data.catalogue import find_root, kind_of, twin_root
@@ -86,7 +87,7 @@ def edges(
         boxes[of] = fit_boxes(boxes[of], (h, w), (size, size))
     return boxes
 
-# %% ../nbs/13_roads.ipynb #8622ba47
+# %% ../nbs/13_roads.ipynb #4b5f43af
 def deeplesion(
     root='',  # a download; else MEDFOLIO_DATA/deeplesion, else the twin
     signal: int = 1,  # of the twin; 0: nothing to be found
@@ -95,11 +96,11 @@ def deeplesion(
     workers: int = 2,  # processes that write and read
 ) -> SimpleNamespace:
     "DeepLesion or its twin: `store`, `index`, `boxes`, `part`, `lesions`, `shown`, …"
-    path, kind = find_root('deeplesion', root, lambda: _twin(signal, smoke, workers))
-    index, rejects = dl.index(path)
-    known = digest([table_digest(index), reader_version(dl.read)])[:8]
-    folder = repository()/f'data/stores/deeplesion-{kind}-{size}-{known}'
-    store = prepare(index, dl.read, folder, path, size, workers=workers)
+    make = lambda: _twin(signal, smoke, workers)
+    with FileLock(repository()/'data/.roads.lock'):  # one process writes, others wait
+        path, kind = find_root('deeplesion', root, make)
+        index, rejects = dl.index(path)
+        store = _store(index, path, kind, size, workers)
     lesions = with_truth(dl.lesions(path)[0], path)
     part = split(store.index, official='official').to_numpy(str)
     disjoint(store.index, part, ['patient', 'study'])
@@ -108,6 +109,13 @@ def deeplesion(
         root=path, kind=kind, store=store, index=store.index, lesions=lesions,
         shown=largest(store.index, lesions), boxes=edges(store.index, size), part=part,
         rejects=rejects, sources=sources, split=split_hash(store.index, part))
+
+# %% ../nbs/13_roads.ipynb #a4c2ddf0
+def _store(index, path, kind, size, workers):
+    "The store of this index by this reader, built if need be"
+    known = digest([table_digest(index), reader_version(dl.read)])[:8]
+    folder = repository()/f'data/stores/deeplesion-{kind}-{size}-{known}'
+    return prepare(index, dl.read, folder, path, size, workers=workers)
 
 
 def _twin(signal, smoke, workers):

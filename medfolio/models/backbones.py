@@ -83,7 +83,7 @@ def backbone(
     if arch == 'stack': return ResidualStack(c_in, **kwargs)
     return TimmBody(arch, c_in, pretrained)
 
-# %% ../../nbs/models/03_backbones.ipynb #59942168
+# %% ../../nbs/models/03_backbones.ipynb #99df7b2a
 def places(n: int, device=None) -> torch.Tensor:
     "Middles of `n` cells between 0 and 1"
     return (torch.arange(n, device=device) + .5)/n
@@ -106,7 +106,8 @@ class Spatial(nn.Module):
 class Pooled(nn.Module):
     "The mean of the map; the position is the middle, whatever the map"
     def __init__(self, channels: int): super().__init__(); self.channels = channels
-    def forward(self, f): return f.new_full((len(f), 2), .5).float(), f.float().mean((2, 3))
+    def forward(self, f):
+        return f.new_full((len(f), 2), .5).float(), f.float().mean((2, 3))
 
 
 class Flat(nn.Module):

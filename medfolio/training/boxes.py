@@ -24,7 +24,7 @@ from ..models.bbox import Gaussian, mean_chol, side_sigmas
 from ..models.boxes import to_centre, to_corners
 from .precision import BFloat16
 
-# %% ../../nbs/training/08_boxes.ipynb #ea0a41e3
+# %% ../../nbs/training/08_boxes.ipynb #924aa181
 class CropBatches:
     "Crops around points, with their boxes; what fastai needs of a DataLoader"
     n_inp = 1
@@ -50,12 +50,13 @@ class CropBatches:
         if not len(self.rows): raise MedfolioError('there is no slice to look at')
         middle = (self.boxes[:, :2] + self.boxes[:, 2:])/2
         self.around = middle if around is None else np.asarray(around)
-        self.jitter, self.size, self.factor, self.windows = jitter, size, factor, windows
+        self.jitter, self.windows = jitter, windows
+        self.size, self.factor = size, factor
         self.bs, self.shuffle, self.dataset = min(bs, len(self.rows)), shuffle, self
         self.rng = np.random.default_rng(seed)
         self.device = torch.device(device)
 
-# %% ../../nbs/training/08_boxes.ipynb #2f458267
+# %% ../../nbs/training/08_boxes.ipynb #51385555
 def fractions(boxes, size: int):
     "Corner boxes in pixels of an input of `size`, as centre boxes in fractions"
     return to_centre(boxes/size)
@@ -75,12 +76,12 @@ def _corner(self, at):
     "Upper left pixels of the crops of `at`"
     if np.ndim(self.jitter):
         turn = self.rng.uniform(0, 2*np.pi, len(at))
-        step = self.rng.choice(self.jitter, len(at))*np.stack([np.cos(turn), np.sin(turn)])
-        step = step.T
+        far = self.rng.choice(self.jitter, len(at))
+        step = (far*np.stack([np.cos(turn), np.sin(turn)])).T
     else: step = self.rng.normal(0, self.jitter, (len(at), 2)) if self.jitter else 0.
     return np.rint(self.around[at] + step - self.size/2).astype(np.int64)
 
-
+# %% ../../nbs/training/08_boxes.ipynb #efe3e54b
 def _mirror(x, y, rng):
     "Crops and boxes, mirrored at random along both axes"
     for axis, dim in (0, 3), (1, 2):
