@@ -105,7 +105,7 @@ def __iter__(self: CropBatches):
         if self.shuffle: x, y = _mirror(x, y, self.rng)
         yield x.to(self.device), y.to(self.device)
 
-# %% ../../nbs/training/08_boxes.ipynb #3a021dc3
+# %% ../../nbs/training/08_boxes.ipynb #45543935
 def hill(
     y,  # (N, 4) centre boxes, fractions
     side: int,  # cells of the map along an axis
@@ -125,7 +125,13 @@ def heat_loss(
     logp = net.trunk.logp[:, 0]
     return -(hill(y, round(logp.shape[1]**.5))*logp).sum(1).mean()
 
-# %% ../../nbs/training/08_boxes.ipynb #019b1b9c
+
+def _total(p, y, net, loss, heat, size):
+    "The loss of the box and, in its weight, of the heat"
+    y = fractions(y, size)
+    return loss(p, y) + (heat*heat_loss(net, y) if heat else 0.)
+
+# %% ../../nbs/training/08_boxes.ipynb #3a776762
 def box_learner(
     dls,  # batches for training and for validation; or a fastai DataLoaders
     net,  # a `BoxNet`
@@ -139,9 +145,7 @@ def box_learner(
 ) -> Learner:
     "A quiet fastai `Learner` for boxes"
     if not isinstance(dls, DataLoaders): dls = DataLoaders(*dls, device=dls[0].device)
-    def total(p, y):
-        y = fractions(y, size)
-        return loss(p, y) + (heat*heat_loss(net, y) if heat else 0.)
+    total = partial(_total, net=net, loss=loss, heat=heat, size=size)
     learn = Learner(dls, (BFloat16(net) if bf16 else net).to(dls.device),
                     loss_func=total, wd=wd, opt_func=partial(Adam, decouple_wd=True),
                     cbs=[GradientClip(clip), *cbs])
