@@ -131,7 +131,7 @@ def _total(p, y, net, loss, heat, size):
     y = fractions(y, size)
     return loss(p, y) + (heat*heat_loss(net, y) if heat else 0.)
 
-# %% ../../nbs/training/08_boxes.ipynb #3a776762
+# %% ../../nbs/training/08_boxes.ipynb #eef7f014
 def box_learner(
     dls,  # batches for training and for validation; or a fastai DataLoaders
     net,  # a `BoxNet`
@@ -153,7 +153,7 @@ def box_learner(
     learn.logger = noop
     return learn
 
-
+# %% ../../nbs/training/08_boxes.ipynb #ed30ecd8
 @torch.inference_mode()
 def predict_boxes(
     net,  # a network for boxes
