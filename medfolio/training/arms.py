@@ -81,7 +81,7 @@ def mean_box(boxes, crop):
     sides = torch.tensor((boxes[:, 2:] - boxes[:, :2]).mean(0)/crop)
     return torch.cat([torch.full((2,), .5), sides]).float()
 
-# %% ../../nbs/training/09_arms.ipynb #4e66bdce
+# %% ../../nbs/training/09_arms.ipynb #f8fbcb42
 def train_arm(
     path,  # of the store
     parts: dict,  # 'train', 'valid', 'test': (rows, boxes in pixels of the store)
@@ -97,22 +97,26 @@ def train_arm(
     torch.set_num_threads(1)
     start, store, size = time.time(), Store(path), crop//factor
     seed_all(seed)
-    batches = {k: CropBatches(store, *v, jitter=jitter, size=crop, factor=factor, bs=bs,
-                              windows=windows, shuffle=k == 'train', seed=seed)
-               for k, v in parts.items()}
+    make = partial(CropBatches, store, jitter=jitter, size=crop, factor=factor, bs=bs,
+                   windows=windows, seed=seed)
+    batches = {k: make(*v, shuffle=k == 'train') for k, v in parts.items()}
     body = ResidualStack(len(as_windows(windows)), width, 2, 2 if size <= 96 else 3)
     net = BoxNet(body, partial(head_of(head, kappa, batchnorm), size=.2))
     learn = box_learner((batches['train'], batches['valid']), net, loss_of(loss), size,
                         bf16)
     learn.metrics = _watch(crop, size)
     learn.fit_one_cycle(epochs, lr)
-    took = time.time() - start
-    batches['test'].rng = np.random.default_rng(0)  # the same crops for every arm
-    seen = list(batches['test'])
+    return dict(net=net, seconds=time.time() - start, curve=_curve(learn),
+                mean_box=mean_box(parts['train'][1], crop),
+                **_answers(learn.model, batches['test'], size))
+
+# %% ../../nbs/training/09_arms.ipynb #5b505431
+def _answers(model, batches, size):
+    "Parameters and truth of the test crops, which are the same for every arm"
+    batches.rng = np.random.default_rng(0)
+    seen = list(batches)
     truth = fractions(torch.cat([y for _, y in seen]), size)
-    p = predict_boxes(learn.model, seen)
-    return dict(p=p, truth=truth, seconds=took, net=net, curve=_curve(learn),
-                mean_box=mean_box(parts['train'][1], crop))
+    return dict(p=predict_boxes(model, seen), truth=truth)
 
 
 def _curve(learn):

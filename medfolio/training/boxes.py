@@ -166,7 +166,7 @@ def predict_boxes(
     net.train(was)
     return torch.cat(out)
 
-# %% ../../nbs/training/08_boxes.ipynb #64158f08
+# %% ../../nbs/training/08_boxes.ipynb #ae0d1e6a
 class Cascade:
     "Find, crop, look closely: slices in, boxes with intervals out"
     def __init__(
@@ -192,20 +192,22 @@ class Cascade:
         p = predict_boxes(self.find, ([o] for o in x.split(32)))
         return p[:, :2].clamp(0, 1).numpy()*self.size
 
-    def look(
-        self,
-        held: Held,
-        middles: np.ndarray,  # (N, 2) pixels
-    ) -> tuple:
-        "`(corner boxes, s.d. of their sides)`, (N, 4) pixels, and the parameters"
-        corner = np.rint(middles - self.crop/2).astype(np.int64)
-        x = torch.from_numpy(crops(held, np.arange(len(held)), corner, self.crop,
-                                   self.windows, self.factor))
-        p = predict_boxes(self.close, ([o] for o in x.split(64)))
-        box = to_corners(mean_chol(p)[0]).numpy()*self.crop + np.tile(corner, 2)
-        return box, side_sigmas(p).numpy()*self.crop, p
+# %% ../../nbs/training/08_boxes.ipynb #e6dfd5e5
+@patch
+def look(
+    self: Cascade,
+    held: Held,
+    middles: np.ndarray,  # (N, 2) pixels
+) -> tuple:
+    "`(corner boxes, s.d. of their sides)`, (N, 4) pixels, and the parameters"
+    corner = np.rint(middles - self.crop/2).astype(np.int64)
+    x = torch.from_numpy(crops(held, np.arange(len(held)), corner, self.crop,
+                               self.windows, self.factor))
+    p = predict_boxes(self.close, ([o] for o in x.split(64)))
+    box = to_corners(mean_chol(p)[0]).numpy()*self.crop + np.tile(corner, 2)
+    return box, side_sigmas(p).numpy()*self.crop, p
 
-# %% ../../nbs/training/08_boxes.ipynb #441339e2
+
 @patch
 def __call__(self: Cascade, slices):
     "`(boxes, low, high, sigma)`, (N, 4) each, in pixels of each slice as it came"
@@ -219,14 +221,14 @@ def __call__(self: Cascade, slices):
     box, low, high = map(back, (box, low, high))
     return box, low, high, (high - low)/(2*self.reach)
 
-# %% ../../nbs/training/08_boxes.ipynb #23b1fb5e
+# %% ../../nbs/training/08_boxes.ipynb #fe764bd0
 def make_parts(
     card: dict,  # of a saved model
 ) -> dict:
     "The two networks that a card describes, without their weights"
     a = card['arch']
-    net = lambda stem: BoxNet(ResidualStack(a['channels'], a['width'], stem, a['stages']),
-                              partial(Gaussian, full=a['full']))
+    body = lambda stem: ResidualStack(a['channels'], a['width'], stem, a['stages'])
+    net = lambda stem: BoxNet(body(stem), partial(Gaussian, full=a['full']))
     return dict(find=net(4), close=net(2))
 
 
