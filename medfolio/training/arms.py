@@ -20,14 +20,14 @@ from ..models.boxes import box_loss, iou
 from ..models.scores import beta_nll, crps, energy_iou, laplace_nll, nll
 from .boxes import CropBatches, box_learner, fractions, predict_boxes
 
-# %% ../../nbs/training/09_arms.ipynb #805a6a94
+# %% ../../nbs/training/09_arms.ipynb #81ae0eb2
 HEADS = dict(
     direct=lambda kappa: Direct, gaussian=lambda kappa: Gaussian,
     full=lambda kappa: partial(Gaussian, full=True),
     sampled=lambda kappa: partial(Sampled, kappa=kappa),
     capped=lambda kappa: partial(Sampled, kappa=kappa, sample=False))
 SCORES = dict(nll=nll, beta_nll=beta_nll, crps=crps, laplace=laplace_nll,
-              energy=partial(energy_iou, n=4))
+              energy=partial(energy_iou, n=2))
 
 
 def head_of(
@@ -46,15 +46,16 @@ def loss_of(
     "A loss of `(parameters, boxes)`"
     return SCORES[name] if name in SCORES else box_loss(name)
 
-# %% ../../nbs/training/09_arms.ipynb #dbbcdb11
+# %% ../../nbs/training/09_arms.ipynb #0dbcffbc
 STUDIES = dict(
     heads=dict(
         gaussian=dict(head='gaussian', loss='nll'), full=dict(head='full', loss='nll'),
         beta_nll=dict(head='gaussian', loss='beta_nll'),
         crps=dict(head='gaussian', loss='crps'),
         laplace=dict(head='gaussian', loss='laplace'),
-        sampled=dict(head='sampled', loss='ciou'),
-        energy=dict(head='capped', loss='energy'),
+        sampled=dict(head='sampled', loss='ciou', kappa=.05),
+        expected=dict(head='sampled', loss='iou', kappa=.2),
+        energy=dict(head='capped', loss='energy', kappa=.2),
         direct=dict(head='direct', loss='ciou')),
     kappa={f'{head}_{k}'.replace('.', ''): dict(head=head, loss=loss, kappa=k)
            for k in (.01, .05, .2)
