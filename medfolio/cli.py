@@ -200,8 +200,8 @@ def site(serve: Serve = False, port: Port = 8000):
 # %% ../nbs/12_cli.ipynb #5a6737d5
 _PREDICT = ('medfolio predict --model box.safetensors scan.dcm',
             'medfolio predict --model box.safetensors scans --out found --overlay')
-_SWEEP = ('medfolio sweep nbs/deeplesion.ipynb --metric valid_iou --trials 20 '
-          '--space "lr=log:1e-4:1e-2,batchnorm=True|False" -p halfres True',)
+_SWEEP = ('medfolio sweep nbs/digits.ipynb --metric valid_accuracy --trials 20 '
+          '--space "lr=log:1e-3:1e-1,width=8|16|32" -p halfres True',)
 for command, said in ((predict, _PREDICT), (sweep, _SWEEP)):
     app.command(epilog=examples(*said))(command)
 

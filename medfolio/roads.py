@@ -122,6 +122,6 @@ def _twin(signal, smoke, workers):
     "The twin of the pages, or the one of a rehearsal"
     from medfolio.twins.deeplesion import VERSION, deeplesion_twin
     name = f'deeplesion-{"smoke" if smoke else "paper"}' + ('' if signal else '-blank')
-    n = dict(patients=24, slices=3) if smoke else dict(patients=800, slices=7)
+    n = dict(patients=24, slices=3) if smoke else dict(patients=1600, slices=7)
     return twin_of(name, deeplesion_twin, VERSION, seed=0, signal=signal, size=512,
                    neighbours=0, workers=workers, larger=LARGER, **n)

@@ -1,5 +1,5 @@
 "A tiny checkout with one experiment, and the command line run in it as a person would"
-import json, os, subprocess, sys
+import json, os, subprocess, sys, time
 from pathlib import Path
 import pytest
 
@@ -55,6 +55,14 @@ class Checkout:
         words = 'never run', 'fresh', 'stale', 'damaged'
         lines = [l for l in out.splitlines() if l.startswith('toy') and ' paper ' in l]
         return {l.split()[0]: next(w for w in words if w in l) for l in lines}
+
+
+def until(true, seconds=300):  # a bound for a slow machine, not a measure of speed
+    end = time.time() + seconds
+    while time.time() < end:
+        if value := true(): return value
+        time.sleep(.05)
+    raise TimeoutError
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 import psutil, pytest
-from conftest import SAVE, TOY
+from conftest import SAVE, TOY, until
 
 # Imported by every Python process of a command through PYTHONPATH: at the chosen moment it
 # kills its own process, or behaves as a full disk does.
@@ -26,14 +26,6 @@ def fault(tmp_path):
     (folder/'sitecustomize.py').write_text(FAULT)
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get('PYTHONPATH')])])
     return lambda call, name, what: dict(PYTHONPATH=path, FAULT=f'{call} {name} {what}')
-
-
-def until(true, seconds=300):  # a bound for a slow machine, not a measure of speed
-    end = time.time() + seconds
-    while time.time() < end:
-        if value := true(): return value
-        time.sleep(.05)
-    raise TimeoutError
 
 
 def gone(pid):

@@ -3,7 +3,7 @@ import csv, json, os, shutil, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 import numpy as np, psutil, pytest, torch
 import make_dicom
-from conftest import SAVE, TOY
+from conftest import SAVE, TOY, until
 from medfolio.core import MedfolioError
 from medfolio.training.saved import load_model, save_model
 from medfolio.twins.deeplesion import deeplesion_twin, png
@@ -178,14 +178,6 @@ SWEEP = ['sweep', 'nbs/toy.ipynb', '--metric', 'valid_score', '--space', 'lr=log
 def swept(checkout):
     checkout.notebook(SWEPT); (checkout.root/'nbs/pace').write_text('0')
     return checkout
-
-
-def until(true, seconds=90):
-    end = time.time() + seconds
-    while time.time() < end:
-        if value := true(): return value
-        time.sleep(.05)
-    raise TimeoutError
 
 
 def test_a_sweep_survives_sigkill(swept):

@@ -71,6 +71,28 @@ def test_killed_again_and_again(raw, tmp_path, workers):
     assert sorted(p.relative_to(dest) for p in dest.rglob('*')) == sorted(p.relative_to(quiet) for p in quiet.rglob('*'))
 
 
+def test_killed_while_writing_the_last_files(raw, tmp_path, monkeypatch):
+    "A process that dies between the parts of index, rejects or manifest and their names leaves nothing in the way"
+    (raw, index), dest = raw, tmp_path/'store'
+    read = lambda path: (np.load(path), {})
+    for dies in range(3):
+        left, real = [], os.replace
+
+        def die(a, b):
+            if Path(b).parent == dest:
+                left.append(b)
+                if len(left) > dies:
+                    monkeypatch.setattr(Path, 'unlink', lambda self, missing_ok: None)  # the dead do not tidy up
+                    raise KeyboardInterrupt
+            real(a, b)
+        monkeypatch.setattr(os, 'replace', die)
+        with pytest.raises(KeyboardInterrupt): prepare(index, read, dest, raw, per_shard=8, workers=1, progress=False)
+        monkeypatch.undo()
+        assert list(dest.glob('.*.part'))
+    prepare(index, read, dest, raw, per_shard=8, workers=1, progress=False)
+    assert not list(dest.rglob('.*.part')) and not len(Store(dest).verify(raw))
+
+
 def test_orphans_leave(raw, tmp_path):
     "When the parent is killed, its workers stop writing"
     raw, _ = raw

@@ -13,7 +13,7 @@ from fastai.callback import schedule  # adds fit_one_cycle to Learner
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
-from fastcore.basics import noop, patch
+from fastcore.basics import patch
 from ..core import MedfolioError, seed_all
 from ..data.augment import flip_boxes
 from ..data.crop import Held, crops
@@ -22,6 +22,7 @@ from ..data.window import window
 from ..models.backbones import BoxNet, ResidualStack, Spatial, places
 from ..models.bbox import Gaussian, mean_chol, side_sigmas
 from ..models.boxes import to_centre, to_corners
+from .learner import quiet
 from .precision import BFloat16
 
 # %% ../../nbs/training/08_boxes.ipynb #924aa181
@@ -149,9 +150,7 @@ def box_learner(
     learn = Learner(dls, (BFloat16(net) if bf16 else net).to(dls.device),
                     loss_func=total, wd=wd, opt_func=partial(Adam, decouple_wd=True),
                     cbs=[GradientClip(clip), *cbs])
-    if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
-    learn.logger = noop
-    return learn
+    return quiet(learn)
 
 # %% ../../nbs/training/08_boxes.ipynb #ed30ecd8
 @torch.inference_mode()
