@@ -100,6 +100,7 @@ def deeplesion(
     with FileLock(repository()/'data/.roads.lock'):  # one process writes, others wait
         path, kind = find_root('deeplesion', root, make)
         index, rejects = dl.index(path)
+        index = index[~index.noisy].reset_index(drop=True)  # flagged by the authors
         store = _store(index, path, kind, size, workers)
     lesions = with_truth(dl.lesions(path)[0], path)
     part = split(store.index, official='official').to_numpy(str)

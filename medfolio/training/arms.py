@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADS', 'SCORES', 'STUDIES', 'head_of', 'loss_of', 'mean_box', 'train_arm']
 
-# %% ../../nbs/training/09_arms.ipynb #101414e4
+# %% ../../nbs/training/09_arms.ipynb #86c82918
 import time
 import numpy as np, torch
 from functools import partial
@@ -14,7 +14,7 @@ from fastcore.foundation import L
 from ..core import MedfolioError, nearest, seed_all
 from ..data.mapped import Store
 from ..data.window import as_windows
-from ..models.backbones import BoxNet, ResidualStack
+from ..models.backbones import BoxNet, FineStack
 from ..models.bbox import Direct, Gaussian, Sampled, mean_chol, sigmas
 from ..models.boxes import box_loss, iou
 from ..models.scores import beta_nll, crps, energy_iou, laplace_nll, nll
@@ -82,7 +82,7 @@ def mean_box(boxes, crop):
     sides = torch.tensor((boxes[:, 2:] - boxes[:, :2]).mean(0)/crop)
     return torch.cat([torch.full((2,), .5), sides]).float()
 
-# %% ../../nbs/training/09_arms.ipynb #f8fbcb42
+# %% ../../nbs/training/09_arms.ipynb #638529f8
 def train_arm(
     path,  # of the store
     parts: dict,  # 'train', 'valid', 'test': (rows, boxes in pixels of the store)
@@ -90,8 +90,8 @@ def train_arm(
     kappa: float = .05, batchnorm: bool = False,  # of the head
     windows='abdomen',  # what is seen
     crop: int = 192, factor: int = 1,  # pixels a side of a crop, and blocks averaged
-    jitter=24.,  # see `CropBatches`
-    epochs: int = 8, width: int = 16, lr: float = 3e-3, bs: int = 64, seed: int = 0,
+    jitter: float = 24.,  # see `CropBatches`
+    epochs: int = 8, width: int = 16, lr: float = 3e-3, bs: int = 32, seed: int = 0,
     bf16: bool = True,
 ) -> dict:  # p, truth, seconds, curve, mean_box, net
     "Train one arm on one core; its answers for the test crops"
@@ -101,7 +101,7 @@ def train_arm(
     make = partial(CropBatches, store, jitter=jitter, size=crop, factor=factor, bs=bs,
                    windows=windows, seed=seed)
     batches = {k: make(*v, shuffle=k == 'train') for k, v in parts.items()}
-    body = ResidualStack(len(as_windows(windows)), width, 2, 2 if size <= 96 else 3)
+    body = FineStack(len(as_windows(windows)), width, 4//factor)
     net = BoxNet(body, partial(head_of(head, kappa, batchnorm), size=.2))
     learn = box_learner((batches['train'], batches['valid']), net, loss_of(loss), size,
                         bf16)
