@@ -129,7 +129,7 @@ def calibration_floor(
     f = calibration_error(bins)
     return float(np.mean([f(rng.random(len(p)) < p, p) for _ in range(n)]))
 
-# %% ../../nbs/training/14_hemorrhage.ipynb #1dfa6641
+# %% ../../nbs/training/14_hemorrhage.ipynb #4761fc13
 def measures(
     specificity: float = .9,  # of the operating point
     bins: int = 10,  # of the calibration error
@@ -145,7 +145,7 @@ def _no_skill(name, metric, y, share, specificity):
     if name.startswith('sensitivity'): return 1 - specificity  # of a coin
     return metric(y, np.full(len(y), share))
 
-
+# %% ../../nbs/training/14_hemorrhage.ipynb #32d35c20
 def per_class(
     y,  # labels, slices × 6
     p,  # probabilities, slices × 6, or a list of such, one a seed
