@@ -6,7 +6,7 @@
 __all__ = ['sample_rows', 'asked_for', 'read_image', 'write_rows', 'submit']
 
 # %% ../../nbs/training/16_submission.ipynb #64283114
-import gzip, re, shutil
+import gzip, re, shutil, zlib
 from pathlib import Path
 import numpy as np
 from ..core import MedfolioError
@@ -26,7 +26,7 @@ def _lines(path):
     try:
         with opened(path, 'rt', encoding='utf-8-sig') as f:
             for n, line in enumerate(f, 1): yield n, line.strip()
-    except (OSError, EOFError, UnicodeDecodeError) as e:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
         said = getattr(e, 'strerror', None) or e
         raise MedfolioError(f'cannot read the sample {path}: {said}') from None
 
