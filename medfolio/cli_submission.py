@@ -13,7 +13,7 @@ from .cli_predict import Batch, Device, Model, complain, counting
 from .console import console
 from .core import MedfolioError
 
-# %% ../nbs/11_cli_submission.ipynb #e6f96b4a
+# %% ../nbs/11_cli_submission.ipynb #f1febb31
 Sample = Annotated[Path, typer.Option(metavar='CSV', help='the sample submission')]
 Images = Annotated[Path, typer.Option(metavar='DIR', help='folder of <ID>.dcm')]
 Made = Annotated[Path, typer.Option(metavar='CSV', help='the submission to write')]
@@ -38,5 +38,5 @@ def submission(
     if n['failed']:
         console(err=True).print(f'{n["failed"]:,} of them have the mean of the others')
     complain(out.with_name(f'{out.stem}.rejects.csv'), n['failed'] + n['odd'],
-             what='slice or row')
+             what='slice')
     raise typer.Exit(1)

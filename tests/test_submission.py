@@ -213,3 +213,25 @@ def test_predict_writes_slices_and_scans(world):
     js = json.loads((here/'found/predictions.json').read_text())
     assert [s['slices'] for s in js['scans']] == [10, 10, 4] and len(js['predictions']) == 24
     assert 'ID_' + '0'*10 not in (here/'found/scans.csv').read_text()            # no series identifier in a result
+
+
+def test_the_real_network(world):
+    ich = pytest.importorskip('medfolio.models.ich')
+    from medfolio.training.pipeline import open_model
+    from medfolio.training.submission import submit
+    here, _ = world
+    torch.manual_seed(0)
+    card = CARD | dict(task='hemorrhage', arch=ARCH | dict(net='stack', width=8, size=32))
+    save_model(here/'ich.safetensors', dict(net=ich.IchNet(3, 8)), card)
+    model, hu = open_model(here/'ich.safetensors'), images(here/'test', 7)
+    s, got = sample(here/'s.csv', [r for i in range(7) for r in six(i)]), []
+    for batch in 1, 3, 7:
+        submit(model, s, here/'test', here/'F.csv', batch)
+        got.append(numbers(here/'F.csv'))
+    assert np.abs(got[0] - got[1]).max() < 1e-6 and np.abs(got[0] - got[2]).max() < 1e-6
+    pipeline = model[0]
+    with torch.inference_mode(): logits = ich.cam(pipeline.predictor.net, pipeline.predictor.windowed(list(hu))).mean((2, 3))
+    temperature = np.array(ARCH['temperature'])                                  # the maps' means are the logits
+    assert np.abs(1/(1 + np.exp(-logits.numpy()/temperature)) - got[0]).max() < 1e-5
+    answer, = pipeline([hu[0]], [None])
+    assert pipeline.draw(hu[0], answer).shape == (720, 1008, 3)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sample_rows', 'asked_for', 'read_image', 'write_rows', 'submit']
 
-# %% ../../nbs/training/16_submission.ipynb #64283114
+# %% ../../nbs/training/16_submission.ipynb #7b6e62bb
 import gzip, re, shutil, zlib
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from .bleeds import Bleeds
 from .predict import (Journal, answer_files, head_of, locked,
                                        replacing, write_rejects)
 
-# %% ../../nbs/training/16_submission.ipynb #18b3fa75
+# %% ../../nbs/training/16_submission.ipynb #eaa82fd0
 _FORM = re.compile(f'(ID_[0-9a-f]{{9}})_({"|".join(KINDS)})')
 
 
