@@ -83,13 +83,21 @@ def start(where, command, *args, **env):
 
 def call(where, command, *args, **env):
     "Status, standard output and standard error"
-    with start(where, command, *args, **env) as p: out, err = p.communicate(timeout=120); return p.returncode, out, err
+    with start(where, command, *args, **env) as p: out, err = p.communicate(timeout=600); return p.returncode, out, err
 
 
 def table(path): return list(csv.DictReader(open(path, newline='')))
 
 
 def numbers(path): return read_submission(path)[list(KINDS)].to_numpy()
+
+
+def mark(journal, item):
+    "Put a mark into what is known of a slice: it will be there still, if the slice is not computed again"
+    lines = journal.read_text().splitlines(True)
+    at, = (i for i, l in enumerate(lines) if f'/{item}.dcm"' in l)
+    said = json.loads(lines[at]); said['answers'][0]['probabilities']['any'] = .987654
+    lines[at] = json.dumps(said) + '\n'; journal.write_text(''.join(lines))
 
 
 def test_a_thousand_images_one_of_them_corrupt(world):
@@ -108,11 +116,13 @@ def test_a_thousand_images_one_of_them_corrupt(world):
     p[500] = p[others].mean(0)
     assert np.abs(got[list(KINDS)].to_numpy() - p[order]).max() < 2e-6
     assert [r['file'] for r in table(here/'F.rejects.csv')] == [f'test/{name(500)}.dcm']
+    mark(here/'.F.csv.work/journal.jsonl', name(order[0]))
     bad.write_bytes(whole)                                                       # mended: it alone is asked again
-    began = time.time(); status, out, err = call(here, 'submission', *args, SLOW='.5')
-    assert status == 0 and not err and time.time() - began < 60
+    status, out, err = call(here, 'submission', *args)
+    assert status == 0 and not err, err
     assert table(here/'F.rejects.csv') == [] and not list(here.glob('.F.csv*'))
-    assert np.abs(numbers(here/'F.csv') - truth(hu, net)[order]).max() < 2e-6
+    p = truth(hu, net); p[order[0], -1] = .987654
+    assert np.abs(numbers(here/'F.csv') - p[order]).max() < 2e-6
 
 
 def test_any_batch_size_gives_the_same(world):
@@ -183,14 +193,12 @@ def test_a_killed_submission_goes_on(world):
     args = '--sample', 's.csv', '--images', 'test', '--batch', '4'
     journal = here/'.F.csv.work/journal.jsonl'
     p = start(here, 'submission', *args, '--out', 'F.csv', SLOW='.4')
-    end = time.time() + 60
+    end = time.time() + 300
     while time.time() < end and not (journal.exists() and journal.read_bytes().count(b'\n') > 12): time.sleep(.02)
     p.send_signal(signal.SIGKILL); p.communicate()
-    lines = journal.read_text().splitlines(True)
-    assert 12 < len(lines) < 60 and not (here/'F.csv').exists()
-    marked = json.loads(lines[1]); marked['answers'][0]['probabilities']['any'] = .987654   # it is not computed again
-    lines[1] = json.dumps(marked) + '\n'
-    journal.write_text(''.join(lines) + '{"file": "test/ID')                     # and the kill cut a line
+    assert 12 < journal.read_bytes().count(b'\n') < 60 and not (here/'F.csv').exists()
+    mark(journal, name(0))
+    with open(journal, 'a') as f: f.write('{"file": "test/ID')                   # and the kill cut a line
     status, out, err = call(here, 'submission', *args, '--out', 'F.csv')
     assert status == 0 and not err and not journal.parent.exists(), err
     want = truth(hu, net); want[0, -1] = .987654
