@@ -5,6 +5,7 @@ import numpy as np, psutil, pytest, torch
 import make_dicom
 from conftest import SAVE, TOY, until
 from medfolio.core import MedfolioError
+from medfolio.training.boxes import cascade, make_parts
 from medfolio.training.saved import load_model, save_model
 from medfolio.twins.deeplesion import deeplesion_twin, png
 
@@ -147,6 +148,25 @@ def test_a_killed_prediction_goes_on(world):
     one, two = table(world/'out/predictions.csv'), table(world/'fresh/predictions.csv')
     marked = [a['file'] for a, b in zip(one, two) if a != b]
     assert [r['file'] for r in one] == [r['file'] for r in two] and marked == [before['file']]
+
+
+def test_the_localiser(world):
+    "A model of the localiser's own kind gives, through file and command, what its networks give here"
+    arch = dict(channels=1, width=8, stem=2, full=False, size=128, crop=64, factor=1, windows='abdomen', widen=[1, 1.1, 1.2, 1.3])
+    card = CARD | dict(name='localiser', task='deeplesion', arch=arch)
+    torch.manual_seed(1)
+    parts = make_parts(card)
+    save_model(world/'localiser.safetensors', parts, card)
+    status, out, err = predict(world, '--model', 'localiser.safetensors', 'scans/a.png', 'scans/sub', '--overlay')
+    rows = {Path(r['file']).name: r for r in table(world/'predictions/predictions.csv')}
+    assert status == 0 and set(rows) == {'a.png', 'wide.png', 'IM1'}, err
+    assert len(list((world/'predictions/overlays').glob('*.png'))) == 3
+    scans = {'a.png': bright((64, 64), 30, 20), 'wide.png': bright((40, 90), 70, 10), 'IM1': bright((48, 64), 12, 33)}
+    box, low, high, _ = cascade(parts, card)(list(scans.values()))
+    of = lambda ends: np.array([[float(rows[n][f'{side}{ends}']) for side in ('x1', 'y1', 'x2', 'y2')] for n in scans])
+    edge = np.array([[*s.shape[::-1]]*2 for s in scans.values()])
+    for ends, want in (('', box), ('_low', low), ('_high', high)):
+        assert np.abs(of(ends) - want.clip(0, edge)).max() < .6  # bfloat16, other batches
 
 
 @pytest.mark.skipif('MEDFOLIO_REAL' not in os.environ, reason='MEDFOLIO_REAL names no folder of real data')

@@ -55,7 +55,7 @@ class ResidualStack(nn.Module):
 
     def forward(self, x): return self.stages(self.stem(x))
 
-# %% ../../nbs/models/03_backbones.ipynb #198e95b1
+# %% ../../nbs/models/03_backbones.ipynb #441a59d2
 class FineStack(nn.Module):
     "A residual stack whose last map is joined with the one before, twice as fine"
     def __init__(
@@ -67,14 +67,16 @@ class FineStack(nn.Module):
         deep: int = 3,  # blocks on the coarsest map that keep its size
     ):
         super().__init__()
-        if stages < 2: raise MedfolioError(f'two maps to join need 2 stages, not {stages}')
+        if stages < 2:
+            raise MedfolioError(f'two maps to join need 2 stages, not {stages}')
         stack = ResidualStack(c_in, width, stem, stages, deep)
         self.channels = c = stack.channels
         self.fine = nn.Sequential(stack.stem, *stack.stages[:stages - 1])
         self.coarse = stack.stages[stages - 1:]
         self.side = nn.Conv2d(width*min(stages, 4), c, 1, bias=False)
         norm = lambda: (nn.BatchNorm2d(c), nn.ReLU(inplace=True))
-        self.join = nn.Sequential(*norm(), nn.Conv2d(c, c, 3, 1, 1, bias=False), *norm())
+        conv = nn.Conv2d(c, c, 3, 1, 1, bias=False)
+        self.join = nn.Sequential(*norm(), conv, *norm())
 
     def forward(self, x):
         f = self.fine(x)

@@ -34,7 +34,7 @@ def peaks(
     place[np.isinf(top)] = place[:, 0][np.isinf(top).nonzero()[0]]
     return place, softmax(top, 1)
 
-# %% ../../nbs/models/16_candidates.ipynb #27d14171
+# %% ../../nbs/models/16_candidates.ipynb #3fab2b46
 def cdf(
     y,  # N×4
     share, mu, sigma,  # N×k, N×k×4, N×k×4
@@ -58,7 +58,7 @@ def quantile(
         low, high = np.where(below, mid, low), np.where(below, high, mid)
     return (low + high)/2
 
-
+# %% ../../nbs/models/16_candidates.ipynb #91f9d3fb
 def total_spread(
     at,  # N×4: the answer that is given
     share, mu, sigma,
