@@ -127,7 +127,7 @@ def draw_bleeds(
     out[:rows] = im.clip(0, 255).astype(np.uint8)
     return np.hstack([out, _bars(size, p)])
 
-# %% ../../nbs/training/15_bleeds.ipynb #fca0bfb0
+# %% ../../nbs/training/15_bleeds.ipynb #78e3ef01
 def make_parts(
     card: dict,  # of a saved model
 ) -> dict:
@@ -135,7 +135,8 @@ def make_parts(
     from medfolio.models.ich import IchNet, ich_net
     a = card['arch']
     channels = len(as_windows(a['windows']))
-    if a['net'] == 'ichnet': return dict(net=IchNet(channels, a['width']))
+    own = {k: a[k] for k in ('width', 'stem', 'stages', 'deep') if k in a}
+    if a['net'] == 'stack': return dict(net=IchNet(channels, **own))
     return dict(net=ich_net(a['net'], channels, False))
 
 
