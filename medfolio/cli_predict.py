@@ -13,7 +13,7 @@ import typer
 from .console import console, flag
 from .core import MedfolioError
 
-# %% ../nbs/11_cli_predict.ipynb #73db29a7
+# %% ../nbs/11_cli_predict.ipynb #6c259da7
 @contextmanager
 def counting():
     "A bar on a terminal; the function that moves it"
@@ -28,6 +28,7 @@ def complain(
     path: Path,  # rejects.csv
     failed: int,  # how many
     most: int = 5,  # files to name
+    what: str = 'file',  # what failed
 ):
     "Name the first rejects on standard error, and say where all of them are"
     import csv
@@ -35,7 +36,7 @@ def complain(
     with open(path, newline='', encoding='utf8') as f:
         for i, row in zip(range(most), csv.DictReader(f)):
             say(f'{row["file"]}: {row["reason"]}')
-    say(f'{failed:,} file{"s"*(failed > 1)} without an answer: {path}')
+    say(f'{failed:,} {what}{"s"*(failed > 1)} without an answer: {path}')
 
 # %% ../nbs/11_cli_predict.ipynb #4bccaf24
 Scans = Annotated[list[Path], typer.Argument(

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TASKS', 'Boxes', 'draw_box', 'best_device', 'open_model']
 
-# %% ../../nbs/training/05b_pipeline.ipynb #2ebf865e
+# %% ../../nbs/training/05b_pipeline.ipynb #f972bb97
 from importlib import import_module
 import numpy as np, torch
 from ..core import MedfolioError, fingerprint, nearest
 from ..data.window import WINDOWS
+from .bleeds import Bleeds
 from .saved import load_model, read_card
 
 # %% ../../nbs/training/05b_pipeline.ipynb #b2a75216
@@ -99,10 +100,12 @@ def draw_box(
         _lay(im, side, scale, colour, 1)
     return im.astype(np.uint8)
 
-# %% ../../nbs/training/05b_pipeline.ipynb #f6e2fd14
+# %% ../../nbs/training/05b_pipeline.ipynb #a6491e20
 TASKS = {  # task: (card -> networks, (networks, card) -> predictor, its pipeline)
     'deeplesion': ('medfolio.training.boxes:make_parts',
-                   'medfolio.training.boxes:cascade', Boxes)}
+                   'medfolio.training.boxes:cascade', Boxes),
+    'hemorrhage': ('medfolio.training.bleeds:make_parts',
+                   'medfolio.training.bleeds:classifier', Bleeds)}
 
 
 def _named(spec):
@@ -130,5 +133,5 @@ def open_model(
     make, predictor, pipeline = TASKS[task]
     make, predictor = _named(make), _named(predictor)
     parts, card = load_model(path, make, device)
-    level = card.get('level', .9)
-    return pipeline(predictor(parts, card), level), card, fingerprint(path)
+    own = {k: card[k] for k in ('level', 'window') if k in card}
+    return pipeline(predictor(parts, card), **own), card, fingerprint(path)
