@@ -30,7 +30,7 @@ def _store(name, index, path, kind, size, workers):
 def _sources(path, *names):
     return [path/n for n in (*names, 'TWIN.json') if (path/n).exists()]
 
-# %% ../nbs/13_roads_head.ipynb #7b1b2cc5
+# %% ../nbs/13_roads_head.ipynb #38f41ca3
 def _rsna_twin(signal, smoke, size, workers):
     "The twin of the pages, or the one of a rehearsal"
     from medfolio.twins.rsna import VERSION, rsna_twin
@@ -58,7 +58,7 @@ def rsna(
     table = path/'stage_2_train.csv'
     return SimpleNamespace(
         root=path, kind=kind, store=store, index=store.index, part=part,
-        y=store.index[list(rs.KINDS)].to_numpy(np.float32), rejects=rejects,
+        y=np.array(store.index[list(rs.KINDS)], np.float32), rejects=rejects,
         sources=_sources(path, table.name), split=split_hash(store.index, part))
 
 # %% ../nbs/13_roads_head.ipynb #c67eb46f
