@@ -61,14 +61,14 @@ def rsna(
         y=np.array(store.index[list(rs.KINDS)], np.float32), rejects=rejects,
         sources=_sources(path, table.name), split=split_hash(store.index, part))
 
-# %% ../nbs/13_roads_head.ipynb #c67eb46f
+# %% ../nbs/13_roads_head.ipynb #535b8a97
 SHORT = 'EDH', 'IPH', 'IVH', 'SAH', 'SDH', 'ICH'  # RSNA's six kinds, in its order
 
 
 def _cq500_twin(signal, smoke, size, workers):
     "The twin of the pages, or the one of a rehearsal"
     from medfolio.twins.cq500 import VERSION, cq500_twin
-    scans, name = (8, 'smoke') if smoke else (200, 'paper')
+    scans, name = (8, 'smoke') if smoke else (120, 'paper')
     at = f'cq500-{name}' + ('' if size == 256 else f'-{size}')
     return twin_of(at + ('' if signal else '-blank'), cq500_twin, VERSION, seed=0,
                    signal=signal, size=size, scans=scans, thin=10., workers=workers)
