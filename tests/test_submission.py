@@ -242,4 +242,4 @@ def test_the_real_network(world):
     temperature = np.array(ARCH['temperature'])                                  # the maps' means are the logits
     assert np.abs(1/(1 + np.exp(-logits.numpy()/temperature)) - got[0]).max() < 1e-5
     answer, = pipeline([hu[0]], [None])
-    assert pipeline.draw(hu[0], answer).shape == (720, 1008, 3)
+    assert pipeline.draw(hu[0], answer).shape == (720, 1080, 3)
