@@ -5,6 +5,7 @@ import numpy as np, pytest, torch
 import make_dicom
 from medfolio.core import MedfolioError
 from medfolio.data.rsna import KINDS, index, read_submission
+from medfolio.training.bleeds import Bleeds
 from medfolio.training.saved import save_model
 
 # The stand-in for the network: its logits are simple sums of what the real `Classifier` shows it, so that an answer
@@ -259,7 +260,7 @@ def test_predict_writes_slices_and_scans(world):
     here, net = world
     p = truth(images(here/'scans', 25), net)
     (here/'scans'/f'{name(24)}.dcm').write_bytes(b'cut')
-    status, out, err = call('predict', 'scans', '--out', 'found', '--overlay')
+    status, out, err = call('predict', 'scans', '--out', 'found')
     assert status == 1 and '24 files answered' in out, err
     rows = table(here/'found/predictions.csv')
     assert [r['file'] for r in rows] == [f'scans/{name(i)}.dcm' for i in range(24)]
@@ -271,6 +272,20 @@ def test_predict_writes_slices_and_scans(world):
     js = json.loads((here/'found/predictions.json').read_text())
     assert [s['slices'] for s in js['scans']] == [10, 10, 4] and len(js['predictions']) == 24
     assert 'ID_' + '0'*10 not in (here/'found/scans.csv').read_text()            # no series identifier in a result
+
+
+def test_a_picture_that_fails_costs_its_file_and_no_other(world, monkeypatch):
+    here, net = world
+    hu, draw = images(here/'scans', 4), Bleeds.draw
+    def drawn(self, slice, answer):
+        if (slice == hu[2]).all(): raise ValueError('no paint')
+        return draw(self, slice, answer)
+    monkeypatch.setattr(Bleeds, 'draw', drawn)
+    status, out, err = call('predict', 'scans', '--out', 'found', '--overlay')
+    assert status == 1 and '3 files answered' in out and 'no paint' in err, err
+    js = json.loads((here/'found/predictions.json').read_text())
+    assert [Path(p['file']).stem for p in js['predictions']] == [name(i) for i in (0, 1, 3)]
+    assert {here/'found'/p['overlay'] for p in js['predictions']} == set((here/'found/overlays').iterdir())
 
 
 def test_the_real_network(world):
