@@ -1,13 +1,12 @@
 "What surrounds a trained model, as a person meets it: `medfolio predict` and `medfolio sweep`, and kills"
-import csv, json, os, shutil, signal, subprocess, sys, textwrap, time
+import csv, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, psutil, pytest, torch
 import make_dicom
-from conftest import SAVE, TOY, until
-from medfolio.core import MedfolioError
+from conftest import SAVE, until
 from medfolio.training.boxes import cascade, make_parts
-from medfolio.training.saved import load_model, save_model
-from medfolio.twins.deeplesion import deeplesion_twin, png
+from medfolio.training.saved import save_model
+from medfolio.twins.deeplesion import png
 
 # The stand-in for the networks of a task: imported by the command through PYTHONPATH. Its box lies around the
 # brightest pixel, so that an answer can be checked against the file it belongs to.
