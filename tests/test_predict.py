@@ -59,7 +59,7 @@ def world(tmp_path):
 def predict(world, *args, **env):
     "Status, standard output and standard error of `medfolio predict`"
     with start(world, *args, **env) as p:
-        out, err = p.communicate(timeout=120)
+        out, err = p.communicate(timeout=600)
         return p.returncode, out, err
 
 
@@ -131,7 +131,7 @@ def test_a_killed_prediction_goes_on(world):
     args = '--model', 'model.safetensors', 'scans', '--batch', '2'
     journal = world/'out/.journal.jsonl'
     p = start(world, *args, '--out', 'out', SLOW='.3')
-    end = time.time() + 60
+    end = time.time() + 300
     while time.time() < end and not (journal.exists() and journal.read_bytes().count(b'\n') > 6): time.sleep(.05)
     p.send_signal(signal.SIGKILL); p.communicate()
     done = journal.read_bytes().count(b'\n') - 1
