@@ -14,7 +14,7 @@ from .bleeds import Bleeds
 from .rivals import draw_rivals, heard, rivals
 from .saved import load_model, read_card
 
-# %% ../../nbs/training/05b_pipeline.ipynb #b2a75216
+# %% ../../nbs/training/05b_pipeline.ipynb #a660bd5d
 _SIDES = 'x1', 'y1', 'x2', 'y2'
 
 
@@ -34,7 +34,16 @@ def _checked(arrays, slices):
         raise MedfolioError('the model gave a box without any area on the slice')
     return a
 
-# %% ../../nbs/training/05b_pipeline.ipynb #9313ad53
+
+def _told(arrays, found, slices):
+    "A dictionary a slice: the box with its interval, and who competes with it"
+    a = _checked(arrays, slices).round(3).transpose(1, 0, 2)
+    out = [dict(zip(('box', 'low', 'high', 'sigma'), o.tolist())) for o in a]
+    for o, s, *seen in zip(out, slices, *(found or ())):
+        if seen: o |= rivals(*seen, s.shape)
+    return out
+
+# %% ../../nbs/training/05b_pipeline.ipynb #1f0aea90
 class Boxes:
     "Slices -> a box each, with an interval for every side"
     def __init__(self,
@@ -51,11 +60,7 @@ class Boxes:
         spacings: list,  # (x, y) mm a pixel, or None, of each
     ) -> list:
         "An answer a slice"
-        answer, found = heard(self.predictor, slices)
-        a = _checked(answer, slices).round(3).transpose(1, 0, 2)
-        out = [dict(zip(('box', 'low', 'high', 'sigma'), o.tolist())) for o in a]
-        for o, s, *seen in zip(out, slices, *(found or ())):
-            if seen: o |= rivals(*seen, s.shape)
+        out = _told(*heard(self.predictor, slices), slices)
         for o, sp in zip(out, spacings):
             mm = sp and round(float(np.mean(np.array(o['sigma'])*[*sp, *sp])), 3)
             o |= dict(sigma_mm=mm, spacing=sp and [round(v, 6) for v in sp])

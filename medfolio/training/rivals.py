@@ -45,7 +45,7 @@ def rivals(
              if s >= least and (b[2:] > b[:2]).all()]
     return dict(share=round(float(share[0]), 3), others=other[:most])
 
-# %% ../../nbs/training/05a_rivals.ipynb #cbc6b4ea
+# %% ../../nbs/training/05a_rivals.ipynb #7dcd2ed3
 def _dashed(pen, box, colour, dash=7):
     x1, y1, x2, y2 = box
     for a, b in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)),
@@ -60,15 +60,16 @@ def draw_rivals(
     im: np.ndarray,  # RGB picture
     answer: dict,  # box, and perhaps share and others
     scale: int,  # pixels of the picture a pixel of the slice
-    colour=(255, 214, 10),
+    colour=(255, 214, 10),  # of the answer; the others are white
 ) -> np.ndarray:
     "The same picture with the competing candidates; unchanged where there are none"
     if not answer.get('others'): return im
     pic = Image.fromarray(im)
     pen, font = ImageDraw.Draw(pic), ImageFont.load_default(size=14)
-    for o in answer['others']: _dashed(pen, np.array(o['box'])*scale, colour)
+    for o in answer['others']: _dashed(pen, np.array(o['box'])*scale, 'white')
     for o in [answer, *answer['others']]:
         x, y = np.array(o['box'][:2])*scale
         at = float(x), float(y - 18 if y >= 18 else y + 3)
-        pen.text(at, f"p = {o['share']:.2f}", fill=colour, font=font)
+        pen.text(at, f"p = {o['share']:.2f}", font=font,
+                 fill=colour if o is answer else 'white')
     return np.asarray(pic)
