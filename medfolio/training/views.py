@@ -163,7 +163,7 @@ class Live(TorchDispatchMode):
             if isinstance(t, torch.Tensor): self.add(t)
         return out
 
-# %% ../../nbs/training/09b_views.ipynb #4422ddfa
+# %% ../../nbs/training/09b_views.ipynb #c5ca053d
 def _steps(net, loss, channels, n, size, times):
     "Seconds of one core for each of `times` steps on batches of `n` crops"
     model, out = BFloat16(net), []
@@ -178,7 +178,7 @@ def _steps(net, loss, channels, n, size, times):
         out.append(time.process_time() - start)
     return out
 
-
+# %% ../../nbs/training/09b_views.ipynb #293363b8
 def step_costs(
     size: int,  # pixels a side of what enters
     batch: int = 32,  # for the time
@@ -202,7 +202,7 @@ def step_costs(
                 ms=1000*np.array(took)/batch,
                 weights=sum(p.numel() for p in net.parameters()))
 
-
+# %% ../../nbs/training/09b_views.ipynb #edb149a9
 def fits(
     costs: dict,  # from `step_costs`
     mb: float,  # memory that the tensors may take
