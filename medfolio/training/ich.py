@@ -21,7 +21,8 @@ from ..data.augment import Affine, Compose, Flip, SaltPepper
 from ..data.loaders import loaders
 from ..data.rsna import KINDS
 from ..data.window import HEMORRHAGE, as_windows, window
-from ..models.ich import ANY, Slices, SliceGRU, ich_loss, ich_net, stacked, start_at
+from ..models.ich import (ANY, SliceGRU, Slices, ich_loss, ich_net, stacked,
+                                 start_at)
 from .hemorrhage import log_loss_weighted
 from .learner import TensorBatches, quiet
 from .precision import BFloat16
