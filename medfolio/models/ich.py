@@ -123,6 +123,7 @@ def ich_net(
     c_in: int = 3,  # windows
     pretrained: bool = False,  # timm only: downloads weights
     dropout: float | None = None,  # .3 for Inception, .2 for the others
+    **kwargs,  # width, stem, stages, deep: of the stack
 ) -> Slices:
     "The network named `arch`"
     drop = (.3 if 'inception' in arch else .2) if dropout is None else dropout
@@ -130,7 +131,7 @@ def ich_net(
         body = _Timm(arch, c_in, pretrained)
         return Slices(body, body.channels, drop)
     if pretrained: raise MedfolioError('the stack has no weights to download')
-    return IchNet(c_in, dropout=drop)
+    return IchNet(c_in, dropout=drop, **kwargs)
 
 # %% ../../nbs/models/17_ich.ipynb #98042027
 @torch.no_grad()
