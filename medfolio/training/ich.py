@@ -41,7 +41,8 @@ def ich_dls(
     "fastai `DataLoaders` of windows and six labels"
     moves = Compose(Flip(), Affine(10, .1, 0, .05), SaltPepper())
     return loaders(road.store, train, valid, torch.from_numpy(road.y), bs, windows,
-                   balance='any' if balance else None, augment=moves if augment else None,
+                   balance='any' if balance else None,
+                   augment=moves if augment else None,
                    factor=factor, seed=seed, device=device)
 
 # %% ../../nbs/training/17_ich_learner.ipynb #d6d214b0
@@ -86,7 +87,7 @@ def plain(learn) -> Slices:
 def put_back(
     net: Slices,
     seen,  # share of each kind among the slices it was trained on
-    real,  # share among the patients to come; at least 1 in 10,000, as `start_at` has it
+    real,  # share among the patients to come; 1 in 10,000 at least, as in `start_at`
 ) -> Slices:
     "The same network, with the real shares in its last layer"
     odds = lambda p: torch.tensor(np.clip(p, 1e-4, 1 - 1e-4)).logit()
