@@ -108,7 +108,8 @@ def answers(
     net.eval()
     out = []
     for at in np.array_split(np.asarray(rows), max(1, -(-len(rows)//bs))):
-        x = torch.from_numpy(window(store.gather(at), windows, factor=factor)).to(device)
+        x = torch.from_numpy(
+            window(store.gather(at), windows, factor=factor)).to(device)
         f = net.features(x)
         if mirror: f = (f + net.features(x.flip(3)))/2
         out.append((net.head(f).cpu(), f.cpu()))
