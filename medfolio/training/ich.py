@@ -179,7 +179,7 @@ def chained(
     p[:, ANY] = any_p[:, ANY]
     return p
 
-# %% ../../nbs/training/17_ich_learner.ipynb #38ccba44
+# %% ../../nbs/training/17_ich_learner.ipynb #60333915
 def by_scan(f, logits, y, scan, z):
     "Features, mask, logits and labels as scans × slices × …; labels are −1 for padding"
     at = stacked(scan, z)
@@ -193,7 +193,7 @@ def _masked(logits, y, loss=ich_loss('bce')):
     real = y[..., 0] >= 0
     return loss(logits[real], y[real])
 
-
+# %% ../../nbs/training/17_ich_learner.ipynb #8f471cb4
 def fit_context(
     f, logits, y,  # of slices: features, what each says by itself, labels
     scan, z,  # of slices: name of the scan, place in it
