@@ -41,7 +41,8 @@ def ich_dls(
     "fastai `DataLoaders` of windows and six labels"
     moves = Compose(Flip(), Affine(10, .1, 0, .05), SaltPepper())
     return loaders(road.store, train, valid, torch.from_numpy(road.y), bs, windows,
-                   balance='any' if balance else None, augment=moves if augment else None,
+                   balance='any' if balance else None,
+                   augment=moves if augment else None,
                    factor=factor, seed=seed, device=device)
 
 # %% ../../nbs/training/17_ich_learner.ipynb #d6d214b0
@@ -86,7 +87,7 @@ def plain(learn) -> Slices:
 def put_back(
     net: Slices,
     seen,  # share of each kind among the slices it was trained on
-    real,  # share among the patients to come; at least 1 in 10,000, as `start_at` has it
+    real,  # share among the patients to come; 1 in 10,000 at least, as in `start_at`
 ) -> Slices:
     "The same network, with the real shares in its last layer"
     odds = lambda p: torch.tensor(np.clip(p, 1e-4, 1 - 1e-4)).logit()
@@ -107,7 +108,8 @@ def answers(
     net.eval()
     out = []
     for at in np.array_split(np.asarray(rows), max(1, -(-len(rows)//bs))):
-        x = torch.from_numpy(window(store.gather(at), windows, factor=factor)).to(device)
+        x = torch.from_numpy(
+            window(store.gather(at), windows, factor=factor)).to(device)
         f = net.features(x)
         if mirror: f = (f + net.features(x.flip(3)))/2
         out.append((net.head(f).cpu(), f.cpu()))
@@ -177,7 +179,7 @@ def chained(
     p[:, ANY] = any_p[:, ANY]
     return p
 
-# %% ../../nbs/training/17_ich_learner.ipynb #38ccba44
+# %% ../../nbs/training/17_ich_learner.ipynb #60333915
 def by_scan(f, logits, y, scan, z):
     "Features, mask, logits and labels as scans × slices × …; labels are −1 for padding"
     at = stacked(scan, z)
@@ -191,7 +193,7 @@ def _masked(logits, y, loss=ich_loss('bce')):
     real = y[..., 0] >= 0
     return loss(logits[real], y[real])
 
-
+# %% ../../nbs/training/17_ich_learner.ipynb #8f471cb4
 def fit_context(
     f, logits, y,  # of slices: features, what each says by itself, labels
     scan, z,  # of slices: name of the scan, place in it
