@@ -39,7 +39,7 @@ def ich_dls(
     bs: int = 32, seed: int = 0, device=None,
 ) -> DataLoaders:
     "fastai `DataLoaders` of windows and six labels"
-    moves = Compose(Flip(), Affine(10, .1, 0, .05), SaltPepper())
+    moves = Compose(Flip(), Affine(10, .1, 0, .05, p=.4), SaltPepper())
     return loaders(road.store, train, valid, torch.from_numpy(road.y), bs, windows,
                    balance='any' if balance else None,
                    augment=moves if augment else None,
