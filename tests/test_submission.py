@@ -6,6 +6,7 @@ import make_dicom
 from medfolio.core import MedfolioError
 from medfolio.data.rsna import KINDS, index, read_submission
 from medfolio.training.bleeds import Bleeds
+from medfolio.training.pipeline import open_model
 from medfolio.training.saved import save_model
 
 # The stand-in for the network: its logits are simple sums of what the real `Classifier` shows it, so that an answer
@@ -177,7 +178,6 @@ def test_an_empty_folder_and_one_where_nothing_is_good(world):
 
 
 def test_any_batch_size_gives_the_same(world):
-    from medfolio.training.pipeline import open_model
     from medfolio.training.submission import submit
     here, net = world
     model, r = open_model(here/'model.safetensors'), np.random.default_rng(2)
@@ -256,6 +256,24 @@ def test_a_killed_submission_goes_on(world):
     assert np.abs(numbers(here/'F.csv') - want).max() < 2e-6
 
 
+def test_half_a_file_never_stands(world, monkeypatch):
+    from medfolio.training import predict, submission
+    here, _ = world
+    images(here/'test', 3); sample(here/'s.csv', [r for i in range(3) for r in six(i)])
+    (here/'submission.csv').write_text('an older one')
+    known, asked = submission._probabilities, []
+    def breaks(journal, file):
+        if len(asked) == 5: raise KeyboardInterrupt                              # three for the mean, the third to be written
+        asked.append(file); return known(journal, file)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(submission, '_probabilities', breaks)
+        submission.submit(open_model(here/'model.safetensors'), here/'s.csv', here/'test', here/'submission.csv')
+    assert (here/'submission.csv').read_text() == 'an older one'
+    with pytest.raises(KeyboardInterrupt), predict.replacing(here/'submission.csv') as f:
+        f.write('new'); f.flush(); raise KeyboardInterrupt
+    assert (here/'submission.csv').read_text() == 'an older one'
+
+
 def test_predict_writes_slices_and_scans(world):
     here, net = world
     p = truth(images(here/'scans', 25), net)
@@ -290,7 +308,6 @@ def test_a_picture_that_fails_costs_its_file_and_no_other(world, monkeypatch):
 
 def test_the_real_network(world):
     from medfolio.models import ich
-    from medfolio.training.pipeline import open_model
     from medfolio.training.submission import submit
     here, _ = world
     torch.manual_seed(0)
