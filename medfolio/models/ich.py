@@ -186,7 +186,7 @@ class SliceGRU(nn.Module):
     "Logits of a scan's slices, each corrected by what stands on the others"
     def __init__(
         self,
-        features: int,  # of a slice, from `Slices.features`
+        features: int,  # of a slice, as the network above gives them
         hidden: int = 32,  # each way
         kinds: int = 6,
         dropout: float = .2,
