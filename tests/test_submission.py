@@ -320,8 +320,10 @@ def test_the_real_network(world):
         got.append(numbers(here/'F.csv'))
     assert np.abs(got[0] - got[1]).max() < 1e-6 and np.abs(got[0] - got[2]).max() < 1e-6
     pipeline = model[0]
-    with torch.inference_mode(): logits = ich.cam(pipeline.predictor.net, pipeline.predictor.windowed(list(hu))).mean((2, 3))
-    temperature = np.array(ARCH['temperature'])                                  # the maps' means are the logits
+    net, x = pipeline.predictor.net, pipeline.predictor.windowed(list(hu))
+    with torch.inference_mode(): f = net.maps(x).double().clamp(min=1e-4).pow(4).mean((2, 3))**.25   # a power mean, by hand
+    logits = f @ net.head.weight.detach().double().T + net.head.bias.detach().double()
+    temperature = np.array(ARCH['temperature'])
     assert np.abs(1/(1 + np.exp(-logits.numpy()/temperature)) - got[0]).max() < 1e-5
     answer, = pipeline([hu[0]], [None])
     assert pipeline.draw(hu[0], answer).shape == (720, 1080, 3)
