@@ -67,9 +67,10 @@ class Slices(nn.Module):
     def maps(self, x): return self.body(x)
 
     def features(self, x):
-        f = self.maps(x).float()
-        if self.power == 1: return f.mean((2, 3))
-        return f.clamp(min=1e-4).pow(self.power).mean((2, 3)).pow(1/self.power)
+        f = self.maps(x)
+        if self.power == 1: return f.float().mean((2, 3))
+        norm = torch.linalg.vector_norm(f, self.power, (2, 3), dtype=torch.float32)
+        return norm/(f.shape[2]*f.shape[3])**(1/self.power)
 
     def forward(self, x):
         f = self.drop(self.features(x))
