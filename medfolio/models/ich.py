@@ -172,7 +172,7 @@ def spread(
     up = up[:, :, :rows, :columns]
     return F.pad(up, (0, columns - up.shape[3], 0, rows - up.shape[2]), 'replicate')
 
-
+# %% ../../nbs/models/17_ich.ipynb #9d8e9141
 def pointed(
     heat: torch.Tensor,  # N×H×W, of one kind, from `spread`
     mask: torch.Tensor,  # N×H×W, true where the bleed is
