@@ -14,7 +14,7 @@ from ..core import MedfolioError
 from .catalogue import kind_of
 from .split import disjoint, split, split_hash, uniform
 
-# %% ../../nbs/data/30_digits.ipynb #4e884790
+# %% ../../nbs/data/30_digits.ipynb #dd8fde46
 def read_idx(
     path,  # gzipped or not
 ) -> np.ndarray:  # uint8
@@ -29,12 +29,13 @@ def read_idx(
         raise MedfolioError(f'{path.name} is not an idx file of bytes')
     head = 4 + 4*raw[3]
     shape = struct.unpack(f'>{raw[3]}I', raw[4:head]) if len(raw) >= head else ()
-    if not shape or len(raw) - head != np.prod(shape, dtype=object): raise MedfolioError(
+    want = np.prod(shape, dtype=object)
+    if not shape or len(raw) - head != want: raise MedfolioError(
         f'{path.name} says {" × ".join(map(str, shape)) or "nothing"} bytes, '
         f'and has {max(len(raw) - head, 0):,}')
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
-# %% ../../nbs/data/30_digits.ipynb #93564ddb
+# %% ../../nbs/data/30_digits.ipynb #dd9dbd3a
 _PARTS = dict(train='train', test='t10k')
 _PLACES = '', 'MNIST/raw', 'raw', 'mnist'
 
@@ -62,7 +63,7 @@ def files(
         f'{root} holds none of the files of MNIST (train-images-idx3-ubyte, …)')
     return out
 
-
+# %% ../../nbs/data/30_digits.ipynb #c8876f5b
 def read(
     root,
 ) -> tuple:  # images (N, 28, 28) uint8, labels (N,), parts (N,), index in the part

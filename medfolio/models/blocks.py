@@ -82,7 +82,7 @@ def halvings(
     for _ in range(times): out.append(tuple(-(-n//2) for n in out[-1]))
     return out
 
-# %% ../../nbs/models/20_blocks.ipynb #5d30133d
+# %% ../../nbs/models/20_blocks.ipynb #82529229
 class Block(nn.Module):
     "Residual block in 1 to 4 dimensions: halves, keeps or doubles the size"
     def __init__(
@@ -100,8 +100,9 @@ class Block(nn.Module):
         self.scale, self.pool = scale, down and step == 1
         before = lambda c: (_named(norm, NORMS, 'norm')(c),
                             _named(act, ACTIVATIONS, 'activation')())
-        self.first = nn.Sequential(*before(c_in), convolution(dims, c_in, c_out, 3, step))
-        self.second = nn.Sequential(*before(c_out), convolution(dims, c_out, c_out))
+        conv = lambda c, s: convolution(dims, c, c_out, stride=s)
+        self.first = nn.Sequential(*before(c_in), conv(c_in, step))
+        self.second = nn.Sequential(*before(c_out), conv(c_out, 1))
         self.short = (nn.Identity() if c_in == c_out else
                       convolution(dims, c_in, c_out, 1, bias=False))
         for p in self.second[-1].parameters(): nn.init.zeros_(p)

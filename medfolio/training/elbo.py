@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from ..core import MedfolioError, nearest
 
-# %% ../../nbs/training/20_elbo.ipynb #584ca81c
+# %% ../../nbs/training/20_elbo.ipynb #d694aae2
 def elbo(
     t,  # `Terms` of an autoencoder
 ) -> torch.Tensor:  # (N,)
@@ -44,7 +44,7 @@ def free_bits(
     "Distortion plus the rate beyond what is free; the rate is the batch's mean"
     return t.kl.mean(0).clamp(min=free).sum() - t.log_px.mean(0)
 
-
+# %% ../../nbs/training/20_elbo.ipynb #c4629c7a
 def log_weights(t) -> torch.Tensor:  # (k, N)
     "ln p(x|z) + ln p(z) − ln q(z|x) of each draw"
     return t.log_px + t.log_pz - t.log_qz
@@ -62,8 +62,9 @@ def ramp(
     "What rises linearly from 0 to `most` and stays there"
     return most*min(max(step/max(steps, 1), 0.), 1.)
 
-# %% ../../nbs/training/20_elbo.ipynb #64525e68
-OBJECTIVES = dict(elbo=elbo, beta=beta, capacity=capacity, free_bits=free_bits, iwae=iwae)
+# %% ../../nbs/training/20_elbo.ipynb #485f4252
+OBJECTIVES = dict(elbo=elbo, beta=beta, capacity=capacity, free_bits=free_bits,
+                  iwae=iwae)
 
 
 class Objective(nn.Module):

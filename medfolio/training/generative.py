@@ -134,7 +134,7 @@ def mig(z, factors, bins: int = 20) -> float:
     second = top[1] if len(top) > 1 else 0
     return float((top[0] - second).mean())
 
-# %% ../../nbs/training/21_generative.ipynb #6423e75e
+# %% ../../nbs/training/21_generative.ipynb #74f518c2
 def _pure(r):
     "One minus the entropy of each row's shares, in units of the greatest possible"
     total = r.sum(1, keepdims=True)
@@ -165,4 +165,5 @@ def dci(
     r = np.stack([f.feature_importances_ for f in forests], 1)
     right = [f.score(z[~half], c[~half]) for f, c in zip(forests, v.T)]
     d, c = dci_of(r)
-    return dict(disentanglement=d, completeness=c, informativeness=float(np.mean(right)))
+    right = float(np.mean(right))
+    return dict(disentanglement=d, completeness=c, informativeness=right)

@@ -12,24 +12,28 @@ from ..core import MedfolioError, write_atomic
 from .files import twin_folder
 from .physics import stream
 
-# %% ../../nbs/twins/10_digits.ipynb #0054592a
+# %% ../../nbs/twins/10_digits.ipynb #6b4bb5f9
 FORMS = {
-    0: ['50,5 24,25 20,60 40,94 66,86 78,50 70,17 50,5', '55,4 30,12 18,50 30,88 55,95 76,70 74,25 50,5 40,9'],
+    0: ['50,5 24,25 20,60 40,94 66,86 78,50 70,17 50,5',
+        '55,4 30,12 18,50 30,88 55,95 76,70 74,25 50,5 40,9'],
     1: ['50,4 50,96', '32,24 52,5/52,5 50,96', '34,22 50,5/50,5 50,95/30,95 70,95'],
     2: ['22,26 36,8 60,7 74,26 60,52 22,92/22,92 80,90',
         '24,22 46,5 70,18 66,44 40,74 22,88 34,78 54,86 80,92'],
     3: ['24,13 50,5 71,20 60,40 42,47/42,47 70,56 75,76 54,94 22,86',
         '22,9 72,9/72,9 46,42/46,42 72,54 74,78 50,95 22,86'],
     4: ['28,8 20,56/20,56 80,54/64,18 60,96', '62,96 64,5/64,5 18,62/18,62 84,62'],
-    5: ['76,7 32,7/32,7 27,44/27,44 56,40 76,60 66,88 24,91', '74,9 34,10 26,45 58,42 74,66 56,93 22,88'],
-    6: ['64,5 36,30 22,66 40,94 68,84 70,60 46,53 25,70', '58,4 30,40 24,74 44,95 66,80 60,58 40,60 27,72'],
+    5: ['76,7 32,7/32,7 27,44/27,44 56,40 76,60 66,88 24,91',
+        '74,9 34,10 26,45 58,42 74,66 56,93 22,88'],
+    6: ['64,5 36,30 22,66 40,94 68,84 70,60 46,53 25,70',
+        '58,4 30,40 24,74 44,95 66,80 60,58 40,60 27,72'],
     7: ['20,10 78,10/78,10 44,96', '20,14 30,9 78,10/78,10 56,44 44,96/34,50 70,50'],
     8: ['68,20 46,5 28,22 50,45 74,71 50,95 26,73 50,45 68,20',
         '50,46 28,26 48,5 70,24 50,46 24,72 50,95 76,72 50,46'],
-    9: ['70,28 48,6 26,27 42,48 66,38 70,28/70,28 66,96', '72,20 46,8 28,32 46,50 70,24/72,20 66,70 44,96'],
+    9: ['70,28 48,6 26,27 42,48 66,38 70,28/70,28 66,96',
+        '72,20 46,8 28,32 46,50 70,24/72,20 66,70 44,96'],
 }
 
-
+# %% ../../nbs/twins/10_digits.ipynb #873754f1
 def strokes(
     digit: int,
     form: int,  # which of the digit's forms
@@ -45,13 +49,14 @@ def smooth(
     each: int = 12,  # points between two of the given ones
 ) -> np.ndarray:
     "A Catmull-Rom curve through the points"
-    p = np.concatenate([2*points[:1] - points[1:2], points, 2*points[-1:] - points[-2:-1]])
+    p = points
+    p = np.concatenate([2*p[:1] - p[1:2], p, 2*p[-1:] - p[-2:-1]])
     t = np.linspace(0, 1, each, endpoint=False)[:, None, None]
     a, b, c, d = (p[None, i:len(p) - 3 + i] for i in range(4))
     curve = b + t/2*(c - a + t*(2*a - 5*b + 4*c - d + t*(3*(b - c) + d - a)))
     return np.concatenate([curve.transpose(1, 0, 2).reshape(-1, 2), points[-1:]])
 
-# %% ../../nbs/twins/10_digits.ipynb #8504a5a8
+# %% ../../nbs/twins/10_digits.ipynb #4edd67d0
 def writer(
     seed: int,  # of the twin
     who: int,  # the writer's number
@@ -62,7 +67,7 @@ def writer(
                 narrow=rng.uniform(.6, 1.15), shaky=rng.uniform(.02, .065),
                 forms=rng.integers(0, 6, 10))
 
-
+# %% ../../nbs/twins/10_digits.ipynb #3a589634
 def pen(
     digit: int,
     habit: dict,  # from `writer`
@@ -82,10 +87,12 @@ def pen(
     join = join @ shape
     low, high = join.min(0), join.max(0)
     scale = (19 - habit['width'])/(high - low).max()
-    parts = np.split((join - (low + high)/2)*scale, np.cumsum([len(p) for p in parts])[:-1])
-    return np.concatenate([even(p, .5) for p in parts]), dict(form=form, slant=slant, turn=angle)
+    ends = np.cumsum([len(p) for p in parts])[:-1]
+    parts = np.split((join - (low + high)/2)*scale, ends)
+    facts = dict(form=form, slant=slant, turn=angle)
+    return np.concatenate([even(p, .5) for p in parts]), facts
 
-
+# %% ../../nbs/twins/10_digits.ipynb #de31dcac
 def even(
     points,  # of a line
     step: float,  # pixels between points of the answer
@@ -95,7 +102,7 @@ def even(
     t = np.linspace(0, length[-1], max(2, round(length[-1]/step) + 1))
     return np.stack([np.interp(t, length, c) for c in points.T], 1)
 
-# %% ../../nbs/twins/10_digits.ipynb #ce1eae39
+# %% ../../nbs/twins/10_digits.ipynb #35498dc5
 def ink(
     points,  # in pixels from the middle
     width: float,  # of the pen, pixels
@@ -105,7 +112,8 @@ def ink(
     "A picture of a line drawn with a pen"
     at = (np.arange(size) - (size - 1)/2).astype(np.float32)
     p = points.astype(np.float32); near = (p.min(0) - 3, p.max(0) + 3)
-    (x, y), out = (at[(at > a) & (at < b)] for a, b in zip(*near)), np.zeros((size, size))
+    x, y = (at[(at > a) & (at < b)] for a, b in zip(*near))
+    out = np.zeros((size, size))
     d = ((x[:, None] - p[:, 0])**2)[None] + ((y[:, None] - p[:, 1])**2)[:, None]
     d = np.sqrt(d.min(2))
     i, j = (np.searchsorted(at, v[0]) for v in (y, x))
@@ -124,7 +132,7 @@ def draw(
     centre = np.array([im.sum(0) @ at, im.sum(1) @ at])/mass
     return ink(points - centre, width), dict(facts, width=width)
 
-# %% ../../nbs/twins/10_digits.ipynb #a45d2d25
+# %% ../../nbs/twins/10_digits.ipynb #738575fa
 VERSION = 1  # of the pictures that a seed gives
 
 
@@ -132,7 +140,8 @@ def idx(
     x,  # uint8, any number of axes
 ) -> bytes:
     "An array in the format of MNIST, gzipped; the same bytes for the same array"
-    if x.dtype != np.uint8: raise MedfolioError(f'idx files here are uint8, not {x.dtype}')
+    if x.dtype != np.uint8:
+        raise MedfolioError(f'idx files here are uint8, not {x.dtype}')
     head = struct.pack(f'>BBBB{x.ndim}I', 0, 0, 8, x.ndim, *x.shape)
     return gzip.compress(head + x.tobytes(), 6, mtime=0)
 
@@ -147,12 +156,14 @@ def digits(
     rng = stream(seed, 'order', part); rows, ims = [], []
     first = 0 if part == 'train' else 1_000_000
     habits = [writer(seed, first + w) for w in range(writers)]
-    for i, (d, w) in enumerate(zip(rng.integers(0, 10, n), rng.integers(0, writers, n))):
-        im, facts = draw(int(d), habits[w], stream(seed, part, i))
-        ims.append(im); rows.append(dict(item=f'{part}/{i:05d}', digit=int(d), writer=first + int(w), **facts))
+    drawn = zip(rng.integers(0, 10, n).tolist(), rng.integers(0, writers, n).tolist())
+    for i, (d, w) in enumerate(drawn):
+        im, facts = draw(d, habits[w], stream(seed, part, i))
+        who = dict(item=f'{part}/{i:05d}', digit=d, writer=first + w)
+        ims.append(im); rows.append(who | facts)
     return np.stack(ims), pd.DataFrame(rows)
 
-
+# %% ../../nbs/twins/10_digits.ipynb #87304fd1
 def digits_twin(
     root,  # the folder, which must not exist or be this very twin
     seed: int = 0,
@@ -162,11 +173,11 @@ def digits_twin(
     **ignored,
 ):
     "A folder with the files of MNIST, written by nobody"
-    spec = dict(generator='medfolio.twins.digits', version=VERSION, seed=seed, train=train,
-                test=test, writers=writers, signal=signal)
+    spec = dict(generator='medfolio.twins.digits', version=VERSION, seed=seed,
+                train=train, test=test, writers=writers, signal=signal)
     return twin_folder(root, spec, lambda folder: _write(folder, spec))
 
-# %% ../../nbs/twins/10_digits.ipynb #7d51a662
+
 def _write(folder, spec):
     "Four files, and the truth beside them"
     truth = []
