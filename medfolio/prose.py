@@ -30,6 +30,7 @@ def say(
     "A metric in words: `97.6 % (96.9 to 98.2)`"
     d, unit = decimals(m['low'], m['high']), f' {m["unit"]}' if m['unit'] else ''
     if what == 'n': return f'{m["n"]:,}'
+    if m['low'] == m['high']: return f'{m[what or "value"]:.4g}{unit}'  # was counted
     if what: return f'{m[what]:.{d}f}{unit}'
     return f'{m["value"]:.{d}f}{unit} ({m["low"]:.{d}f} to {m["high"]:.{d}f})'
 

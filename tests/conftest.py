@@ -35,7 +35,9 @@ class Checkout:
 
     def popen(self, *args, **env):
         env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MEDFOLIO_SMOKE', 'MEDFOLIO_ROOT')} | env
-        return subprocess.Popen([sys.executable, '-c', 'from medfolio.cli import main; main()', *args],
+        start = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '  # a shell's `&` ignores Ctrl-C
+                 'from medfolio.cli import main; main()')
+        return subprocess.Popen([sys.executable, '-c', start, *args],
                                 cwd=self.root/'nbs', env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def __call__(self, *args, **env):

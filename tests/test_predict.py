@@ -1,13 +1,12 @@
 "What surrounds a trained model, as a person meets it: `medfolio predict` and `medfolio sweep`, and kills"
-import csv, json, os, shutil, signal, subprocess, sys, textwrap, time
+import csv, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, psutil, pytest, torch
 import make_dicom
-from conftest import SAVE, TOY, until
-from medfolio.core import MedfolioError
+from conftest import SAVE, until
 from medfolio.training.boxes import cascade, make_parts
-from medfolio.training.saved import load_model, save_model
-from medfolio.twins.deeplesion import deeplesion_twin, png
+from medfolio.training.saved import save_model
+from medfolio.twins.deeplesion import png
 
 # The stand-in for the networks of a task: imported by the command through PYTHONPATH. Its box lies around the
 # brightest pixel, so that an answer can be checked against the file it belongs to.
@@ -60,7 +59,7 @@ def world(tmp_path):
 def predict(world, *args, **env):
     "Status, standard output and standard error of `medfolio predict`"
     with start(world, *args, **env) as p:
-        out, err = p.communicate(timeout=120)
+        out, err = p.communicate(timeout=600)
         return p.returncode, out, err
 
 
@@ -132,7 +131,7 @@ def test_a_killed_prediction_goes_on(world):
     args = '--model', 'model.safetensors', 'scans', '--batch', '2'
     journal = world/'out/.journal.jsonl'
     p = start(world, *args, '--out', 'out', SLOW='.3')
-    end = time.time() + 60
+    end = time.time() + 300
     while time.time() < end and not (journal.exists() and journal.read_bytes().count(b'\n') > 6): time.sleep(.05)
     p.send_signal(signal.SIGKILL); p.communicate()
     done = journal.read_bytes().count(b'\n') - 1

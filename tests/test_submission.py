@@ -1,9 +1,12 @@
 "The competition's file as a person makes it: `medfolio submission` on good, odd and broken input, and after SIGKILL"
-import csv, json, os, signal, subprocess, sys, time
+import contextlib, csv, io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 import make_dicom
-from medfolio.data.rsna import KINDS, read_submission
+from medfolio.core import MedfolioError
+from medfolio.data.rsna import KINDS, index, read_submission
+from medfolio.training.bleeds import Bleeds
+from medfolio.training.pipeline import open_model
 from medfolio.training.saved import save_model
 
 # The stand-in for the network: its logits are simple sums of what the real `Classifier` shows it, so that an answer
@@ -11,15 +14,14 @@ from medfolio.training.saved import save_model
 STAND_IN = '''
 import os, time
 import torch
+from medfolio.models.ich import Slices
 from medfolio.training import pipeline
 
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lin = torch.nn.Linear(3, 6)
+class Net(Slices):
+    def __init__(self): super().__init__(torch.nn.Identity(), 3)
     def forward(self, x):
         time.sleep(float(os.environ.get('SLOW', 0)))
-        return self.lin(x.mean((2, 3)).double().float())
+        return super().forward(x)
 
 def make(card): return dict(net=Net())
 
@@ -56,7 +58,7 @@ def truth(hu, net):
     "What the stand-in must say, in float64 and without our windows"
     low, width = np.array([[0, 80], [-20, 200], [-150, 380]], float).T
     x = ((hu.astype(float)[..., None] - low)/width).clip(0, 1).mean((1, 2))
-    w, b = (o.detach().double().numpy() for o in (net.lin.weight, net.lin.bias))
+    w, b = (o.detach().double().numpy() for o in (net.head.weight, net.head.bias))
     return 1/(1 + np.exp(-(x @ w.T + b)/np.array(ARCH['temperature'])))
 
 
@@ -64,10 +66,10 @@ def truth(hu, net):
 def world(tmp_path, monkeypatch):
     "A model and its code"
     (tmp_path/'stand_in.py').write_text(STAND_IN)
-    monkeypatch.syspath_prepend(tmp_path); sys.modules.pop('stand_in', None)
+    monkeypatch.syspath_prepend(tmp_path); monkeypatch.chdir(tmp_path); sys.modules.pop('stand_in', None)
     import stand_in
     torch.manual_seed(0)
-    net = stand_in.Net(); torch.nn.init.normal_(net.lin.weight, std=4)
+    net = stand_in.Net(); torch.nn.init.normal_(net.head.weight, std=4)
     save_model(tmp_path/'model.safetensors', dict(net=net), CARD)
     yield tmp_path, net
     from medfolio.training import pipeline
@@ -75,15 +77,22 @@ def world(tmp_path, monkeypatch):
 
 
 def start(where, command, *args, **env):
+    "The command as a process of its own"
     code = 'import stand_in; from medfolio.cli import main; main()'
     path = os.pathsep.join([str(where), *filter(None, [os.environ.get('PYTHONPATH')])])
     return subprocess.Popen([sys.executable, '-c', code, command, '--model', 'model.safetensors', *map(str, args)], cwd=where,
                             env=os.environ | dict(PYTHONPATH=path) | env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def call(where, command, *args, **env):
-    "Status, standard output and standard error"
-    with start(where, command, *args, **env) as p: out, err = p.communicate(timeout=600); return p.returncode, out, err
+def call(command, *args):
+    "Status, standard output and standard error; in this process, which spares ten seconds of imports"
+    from medfolio.cli import main
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as m, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        m.setattr(sys, 'argv', ['medfolio', command, '--model', 'model.safetensors', *map(str, args)])
+        try: main()
+        except SystemExit as e: status = e.code or 0
+    return status, out.getvalue(), err.getvalue()
 
 
 def table(path): return list(csv.DictReader(open(path, newline='')))
@@ -107,8 +116,8 @@ def test_a_thousand_images_one_of_them_corrupt(world):
     sample(here/'s.csv', [r for i in order for r in six(i)])
     bad = here/'test'/f'{name(500)}.dcm'; whole = bad.read_bytes(); bad.write_bytes(whole[:-99])
     args = '--sample', 's.csv', '--images', 'test', '--out', 'F.csv', '--batch', '7'
-    status, out, err = call(here, 'submission', *args)
-    assert status == 1 and '1,000 slices → F.csv' in out and 'Traceback' not in err, err
+    status, out, err = call('submission', *args)
+    assert status == 1 and '1,000 slices → F.csv' in out, err
     assert f'{name(500)}.dcm' in err and '1 slice without an answer: F.rejects.csv' in err, err
     got, p = read_submission(here/'F.csv'), truth(hu, net)
     assert got.item.tolist() == [name(i) for i in order]
@@ -118,19 +127,61 @@ def test_a_thousand_images_one_of_them_corrupt(world):
     assert [r['file'] for r in table(here/'F.rejects.csv')] == [f'test/{name(500)}.dcm']
     mark(here/'.F.csv.work/journal.jsonl', name(order[0]))
     bad.write_bytes(whole)                                                       # mended: it alone is asked again
-    status, out, err = call(here, 'submission', *args)
+    status, out, err = call('submission', *args)
     assert status == 0 and not err, err
     assert table(here/'F.rejects.csv') == [] and not list(here.glob('.F.csv*'))
     p = truth(hu, net); p[order[0], -1] = .987654
     assert np.abs(numbers(here/'F.csv') - p[order]).max() < 2e-6
 
 
+def test_predict_and_index_of_a_thousand_images_one_of_them_corrupt(world):
+    here, net = world
+    folder = here/'set/stage_2_train_images'
+    hu, y = images(folder, 1000), np.random.default_rng(3).random((1000, 6)) < .1
+    y[:, 5] = y[:, :5].any(1)
+    bad = folder/f'{name(500)}.dcm'; bad.write_bytes(bad.read_bytes()[:300])     # it has not even a header
+    status, out, err = call('predict', folder, '--out', 'found', '--batch', 16)
+    assert status == 1 and '999 files answered' in out and f'{name(500)}.dcm' in err, err
+    rows, others = table(here/'found/predictions.csv'), np.delete(np.arange(1000), 500)
+    assert [Path(r['file']).stem for r in rows] == [name(i) for i in others]
+    got = np.array([[float(r[k]) for k in KINDS] for r in rows])
+    assert np.abs(got - truth(hu, net)[others]).max() < 2e-6
+    assert [Path(r['file']).stem for r in table(here/'found/rejects.csv')] == [name(500)]
+
+    label = lambda i: [f'{r},{int(v)}\n' for r, v in zip(six(i), y[i])]
+    csv_of = lambda who: (here/'set/stage_2_train.csv').write_text('ID,Label\n' + ''.join(l for i in who for l in label(i)))
+    y = np.vstack([y, np.zeros((1, 6), bool)])
+    csv_of([*range(7), *range(8, 1001)])                                         # no labels of 7; labels of 1000, no image
+    df, rejects = index(here/'set', workers=1)
+    assert sorted(df.item) == sorted(name(i) for i in range(1000) if i not in (7, 500))
+    assert (df.sort_values('item')[list(KINDS)].to_numpy() == y[[int(o[3:], 16) for o in sorted(df.item)]]).all()
+    why = {Path(r.file).stem: r.reason for r in rejects.itertuples()}
+    assert set(why) == {name(7), name(500), name(1000)} and all(why.values())
+    assert why[name(7)] == 'it has no labels' and why[name(1000)] == 'the file is missing'
+    assert why[name(500)] not in ('it has no labels', 'the file is missing')     # the reason is what is wrong with it
+
+
+def test_an_empty_folder_and_one_where_nothing_is_good(world):
+    here, _ = world
+    (here/'set/stage_2_train_images').mkdir(parents=True); (here/'set/stage_2_train.csv').write_text('ID,Label\n')
+    with pytest.raises(MedfolioError, match='no readable DICOM file'): index(here/'set', workers=1)
+    (here/'void').mkdir()
+    assert call('predict', 'void')[0] == 2 and not (here/'predictions').exists()
+    for i in range(3): (here/'void'/f'{name(i)}.dcm').write_bytes(b'cut')
+    status, out, err = call('predict', 'void')
+    assert status == 1 and '0 files answered' in out and '3 files without an answer' in err, err
+    assert len(table(here/'predictions/rejects.csv')) == 3 and table(here/'predictions/scans.csv') == []
+    sample(here/'s.csv', [r for i in range(3) for r in six(i)])
+    status, out, err = call('submission', '--sample', 's.csv', '--images', 'void')
+    assert status == 2 and 'not one image could be answered' in err and not (here/'submission.csv').exists(), err
+    assert len(table(here/'submission.rejects.csv')) == 3
+
+
 def test_any_batch_size_gives_the_same(world):
-    from medfolio.training.pipeline import open_model
     from medfolio.training.submission import submit
     here, net = world
     model, r = open_model(here/'model.safetensors'), np.random.default_rng(2)
-    for trial in range(12):
+    for trial in range(6):
         n = int(r.integers(1, 30)); folder = here/f'test{trial}'
         hu = images(folder, n, trial)
         for i in r.choice(n, n//5, replace=False): (folder/f'{name(i)}.dcm').write_bytes(b'cut')
@@ -157,7 +208,7 @@ def test_odd_samples_and_missing_images(world):
     images(here/'test/deeper', 2)                                                # not asked for: left alone
     rows = [r for i in range(8) for r in six(i)]
     sample(here/'s.csv', ['ID_0_any', *rows, f'{name(1)}_fracture', 'nonsense', *six(8)[:4], *six(40)])
-    status, out, err = call(here, 'submission', '--sample', 's.csv', '--images', 'test')
+    status, out, err = call('submission', '--sample', 's.csv', '--images', 'test')
     assert status == 1 and '9 slices → submission.csv' in out and '3 of them have the mean' in err, err
     why = [(r['file'], r['reason']) for r in table(here/'submission.rejects.csv')]
     assert [w[0] for w in why] == ['s.csv, line 2: ID_0_any', f's.csv, line 51: {name(1)}_fracture', 's.csv, line 52: nonsense',
@@ -182,8 +233,8 @@ def test_nothing_was_written(world, args, said):
     here, _ = world
     (here/'void').mkdir(); images(here/'test', 3); sample(here/'s.csv', [r for i in range(3) for r in six(i)])
     (here/'submission.csv').write_text('an older one'); before = (here/'s.csv').read_bytes()
-    status, out, err = call(here, 'submission', *args)
-    assert status == 2 and said in ' '.join(err.split()) and 'Traceback' not in err, (status, err)
+    status, out, err = call('submission', *args)
+    assert status == 2 and said in ' '.join(err.split()), (status, err)
     assert (here/'submission.csv').read_text() == 'an older one' and (here/'s.csv').read_bytes() == before
 
 
@@ -199,17 +250,35 @@ def test_a_killed_submission_goes_on(world):
     assert 12 < journal.read_bytes().count(b'\n') < 60 and not (here/'F.csv').exists()
     mark(journal, name(0))
     with open(journal, 'a') as f: f.write('{"file": "test/ID')                   # and the kill cut a line
-    status, out, err = call(here, 'submission', *args, '--out', 'F.csv')
+    status, out, err = call('submission', *args, '--out', 'F.csv')
     assert status == 0 and not err and not journal.parent.exists(), err
     want = truth(hu, net); want[0, -1] = .987654
     assert np.abs(numbers(here/'F.csv') - want).max() < 2e-6
+
+
+def test_half_a_file_never_stands(world, monkeypatch):
+    from medfolio.training import predict, submission
+    here, _ = world
+    images(here/'test', 3); sample(here/'s.csv', [r for i in range(3) for r in six(i)])
+    (here/'submission.csv').write_text('an older one')
+    known, asked = submission._probabilities, []
+    def breaks(journal, file):
+        if len(asked) == 5: raise KeyboardInterrupt                              # three for the mean, the third to be written
+        asked.append(file); return known(journal, file)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(submission, '_probabilities', breaks)
+        submission.submit(open_model(here/'model.safetensors'), here/'s.csv', here/'test', here/'submission.csv')
+    assert (here/'submission.csv').read_text() == 'an older one'
+    with pytest.raises(KeyboardInterrupt), predict.replacing(here/'submission.csv') as f:
+        f.write('new'); f.flush(); raise KeyboardInterrupt
+    assert (here/'submission.csv').read_text() == 'an older one'
 
 
 def test_predict_writes_slices_and_scans(world):
     here, net = world
     p = truth(images(here/'scans', 25), net)
     (here/'scans'/f'{name(24)}.dcm').write_bytes(b'cut')
-    status, out, err = call(here, 'predict', 'scans', '--out', 'found', '--overlay')
+    status, out, err = call('predict', 'scans', '--out', 'found')
     assert status == 1 and '24 files answered' in out, err
     rows = table(here/'found/predictions.csv')
     assert [r['file'] for r in rows] == [f'scans/{name(i)}.dcm' for i in range(24)]
@@ -223,9 +292,22 @@ def test_predict_writes_slices_and_scans(world):
     assert 'ID_' + '0'*10 not in (here/'found/scans.csv').read_text()            # no series identifier in a result
 
 
+def test_a_picture_that_fails_costs_its_file_and_no_other(world, monkeypatch):
+    here, net = world
+    hu, draw = images(here/'scans', 4), Bleeds.draw
+    def drawn(self, slice, answer):
+        if (slice == hu[2]).all(): raise ValueError('no paint')
+        return draw(self, slice, answer)
+    monkeypatch.setattr(Bleeds, 'draw', drawn)
+    status, out, err = call('predict', 'scans', '--out', 'found', '--overlay')
+    assert status == 1 and '3 files answered' in out and 'no paint' in err, err
+    js = json.loads((here/'found/predictions.json').read_text())
+    assert [Path(p['file']).stem for p in js['predictions']] == [name(i) for i in (0, 1, 3)]
+    assert {here/'found'/p['overlay'] for p in js['predictions']} == set((here/'found/overlays').iterdir())
+
+
 def test_the_real_network(world):
-    ich = pytest.importorskip('medfolio.models.ich')
-    from medfolio.training.pipeline import open_model
+    from medfolio.models import ich
     from medfolio.training.submission import submit
     here, _ = world
     torch.manual_seed(0)
@@ -238,8 +320,10 @@ def test_the_real_network(world):
         got.append(numbers(here/'F.csv'))
     assert np.abs(got[0] - got[1]).max() < 1e-6 and np.abs(got[0] - got[2]).max() < 1e-6
     pipeline = model[0]
-    with torch.inference_mode(): logits = ich.cam(pipeline.predictor.net, pipeline.predictor.windowed(list(hu))).mean((2, 3))
-    temperature = np.array(ARCH['temperature'])                                  # the maps' means are the logits
+    net, x = pipeline.predictor.net, pipeline.predictor.windowed(list(hu))
+    with torch.inference_mode(): f = net.maps(x).double().clamp(min=1e-4).pow(4).mean((2, 3))**.25   # a power mean, by hand
+    logits = f @ net.head.weight.detach().double().T + net.head.bias.detach().double()
+    temperature = np.array(ARCH['temperature'])
     assert np.abs(1/(1 + np.exp(-logits.numpy()/temperature)) - got[0]).max() < 1e-5
     answer, = pipeline([hu[0]], [None])
-    assert pipeline.draw(hu[0], answer).shape == (720, 1008, 3)
+    assert pipeline.draw(hu[0], answer).shape == (720, 1080, 3)

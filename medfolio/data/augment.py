@@ -56,6 +56,13 @@ def _pick(on, a, b):
     "Rows of `a` where `on`, else of `b`"
     return torch.where(on.view(-1, *[1]*(a.ndim - 1)), a, b)
 
+
+def _where(on, f, x):
+    "`x` with `f` of the rows that are on; the others are not computed"
+    out = x.clone()
+    if on.any(): out[on] = f(x[on])
+    return out
+
 # %% ../../nbs/data/05_augment.ipynb #fefa4c6c
 class Flip:
     "Mirror some of the slices"
@@ -76,7 +83,7 @@ class Flip:
             order = list(range(y.shape[1]))
             for a, b in self.swap: order[a], order[b] = b, a
             y = _pick(on, y[:, order], y)
-        return _pick(on, x.flip(dim), x), y
+        return _where(on, lambda o: o.flip(dim), x), y
 
 # %% ../../nbs/data/05_augment.ipynb #9d01e825
 def affine_matrices(
@@ -156,7 +163,8 @@ class Affine:
             _check_boxes(y)
             b = move_boxes(y if y.ndim == 3 else y[:, None], m, t, (h, w), self.round)
             y = b if y.ndim == 3 else b[:, 0]
-        return _pick(on, move_slices(x, m, t).to(x.dtype), x), y
+        moved = lambda o: move_slices(o, m[on], t[on]).to(x.dtype)
+        return _where(on, moved, x), y
 
 # %% ../../nbs/data/05_augment.ipynb #bc57a53c
 class GaussianNoise:
@@ -182,11 +190,11 @@ class SaltPepper:
     ): self.share, self.p = share, p
 
     def __call__(self, x, y, gen):
-        s = uniform(gen, len(x), 0, self.share)*(uniform(gen, len(x)) < self.p)
-        u, s = uniform(gen, (len(x), 1, *x.shape[2:])), s.view(-1, 1, 1, 1)/2
-        x = torch.where(u < s, torch.zeros((), device=x.device, dtype=x.dtype), x)
-        one = torch.ones((), device=x.device, dtype=x.dtype)
-        return torch.where(u > 1 - s, one, x), y
+        s, on = uniform(gen, len(x), 0, self.share)/2, uniform(gen, len(x)) < self.p
+        def thrown(o):
+            u, a = uniform(gen, (len(o), 1, *o.shape[2:])), s[on].view(-1, 1, 1, 1)
+            return o.masked_fill(u < a, 0).masked_fill_(u > 1 - a, 1)
+        return _where(on, thrown, x), y
 
 # %% ../../nbs/data/05_augment.ipynb #476c25bc
 class WindowJitter:

@@ -84,6 +84,12 @@ def _open(self: Store, k, n):
     except (OSError, ValueError): return None if n else np.empty(0, np.int16)
     return a if (a.shape, a.dtype) == ((n, *self.shape), np.int16) else None
 
+# %% ../../nbs/data/03_mapped.ipynb #a9af5289
+@patch
+def __reduce__(self: Store):
+    "What a pickle of a store holds: where it is"
+    return Store, (self.path, True, self.resident)
+
 # %% ../../nbs/data/03_mapped.ipynb #0c69f3ec
 @patch
 def touched(

@@ -50,20 +50,25 @@ def ich_loss(
 
 # %% ../../nbs/models/17_ich.ipynb #62a31f47
 class Slices(nn.Module):
-    "A body that makes a map, its mean, and a linear layer: a logit a kind"
+    "A body that makes a map, its power mean, and a linear layer: a logit a kind"
     def __init__(
         self,
         body: nn.Module,  # slices -> N×C×h×w
         channels: int,  # C
         dropout: float = .2,  # of the means, in training
         kinds: int = 6,
+        power: float = 1.,  # of the mean over places; the larger, the more a maximum
     ):
         super().__init__()
         self.body, self.channels, self.drop = body, channels, nn.Dropout(dropout)
-        self.head = nn.Linear(channels, kinds)
+        self.head, self.power = nn.Linear(channels, kinds), power
 
     def maps(self, x): return self.body(x)
-    def features(self, x): return self.maps(x).float().mean((2, 3))
+
+    def features(self, x):
+        f = self.maps(x).float()
+        if self.power == 1: return f.mean((2, 3))
+        return f.clamp(min=1e-4).pow(self.power).mean((2, 3)).pow(1/self.power)
 
     def forward(self, x):
         f = self.drop(self.features(x))
@@ -77,10 +82,11 @@ class IchNet(Slices):
         c_in: int = 3,  # windows
         width: int = 16,  # channels after the stem
         dropout: float = .2,
+        power: float = 4.,  # of the mean over places
         **kwargs,  # stem, stages, deep: of the stack
     ):
-        body = ResidualStack(c_in, width, **(dict(stem=2, stages=3, deep=2) | kwargs))
-        super().__init__(body, body.channels, dropout)
+        body = ResidualStack(c_in, width, **(dict(stem=2, stages=2, deep=3) | kwargs))
+        super().__init__(body, body.channels, dropout, power=power)
 
 # %% ../../nbs/models/17_ich.ipynb #3a322db4
 def start_at(
@@ -123,6 +129,7 @@ def ich_net(
     c_in: int = 3,  # windows
     pretrained: bool = False,  # timm only: downloads weights
     dropout: float | None = None,  # .3 for Inception, .2 for the others
+    **kwargs,  # width, stem, stages, deep: of the stack
 ) -> Slices:
     "The network named `arch`"
     drop = (.3 if 'inception' in arch else .2) if dropout is None else dropout
@@ -130,7 +137,7 @@ def ich_net(
         body = _Timm(arch, c_in, pretrained)
         return Slices(body, body.channels, drop)
     if pretrained: raise MedfolioError('the stack has no weights to download')
-    return IchNet(c_in, dropout=drop)
+    return IchNet(c_in, dropout=drop, **kwargs)
 
 # %% ../../nbs/models/17_ich.ipynb #98042027
 @torch.no_grad()
@@ -138,7 +145,7 @@ def cam(
     net: Slices,
     x: torch.Tensor,  # slices, N×windows×H×W
 ) -> torch.Tensor:
-    "Class activation maps, N×6×h×w; their means over places are the logits"
+    "Class activation maps, N×6×h×w; with power 1 their means are the logits"
     was = net.training
     net.eval()
     with torch.autocast(x.device.type, enabled=False):
@@ -179,7 +186,7 @@ class SliceGRU(nn.Module):
     "Logits of a scan's slices, each corrected by what stands on the others"
     def __init__(
         self,
-        features: int,  # of a slice, from `Slices.features`
+        features: int,  # of a slice, as the network above gives them
         hidden: int = 32,  # each way
         kinds: int = 6,
         dropout: float = .2,

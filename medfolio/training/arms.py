@@ -15,7 +15,7 @@ from ..core import MedfolioError, nearest, seed_all
 from ..data.mapped import Store
 from ..data.window import as_windows
 from ..models.backbones import BoxNet, FineStack
-from ..models.bbox import Direct, Gaussian, Sampled, mean_chol, sigmas
+from ..models.bbox import Direct, Gaussian, Sampled, sigmas
 from ..models.boxes import box_loss, iou
 from ..models.scores import beta_nll, crps, energy_iou, laplace_nll, nll
 from .boxes import CropBatches, box_learner, fractions, predict_boxes

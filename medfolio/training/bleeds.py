@@ -92,12 +92,12 @@ class Bleeds:
         return draw_bleeds(hu, answer['probabilities'], WINDOWS[self.window],
                            heat and heat(hu)[KINDS.index('any')])
 
-# %% ../../nbs/training/15_bleeds.ipynb #2103c786
+# %% ../../nbs/training/15_bleeds.ipynb #1d449f0a
 def _bars(size, p):
     "A panel with a bar for each kind"
-    w, h = size*2//5, size
+    w, h = size//2, size
     im = Image.new('RGB', (w, h), (16, 16, 16))
-    d, font = ImageDraw.Draw(im), ImageFont.load_default(size//33)
+    d, font = ImageDraw.Draw(im), ImageFont.load_default(size//26)
     for i, (kind, v) in enumerate(p.items()):
         y, x = size*(2*i + 2)//15, size//40
         d.text((x, y), kind, (235, 235, 235), font)

@@ -15,7 +15,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastcore.basics import patch
-from ..core import MedfolioError, seed_all
+from ..core import MedfolioError
 from ..data.augment import flip_boxes
 from ..data.crop import Held, crops
 from ..data.resize import fit, fit_boxes

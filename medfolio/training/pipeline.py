@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['TASKS', 'Boxes', 'draw_box', 'best_device', 'open_model']
 
-# %% ../../nbs/training/05b_pipeline.ipynb #f972bb97
+# %% ../../nbs/training/05b_pipeline.ipynb #f7f48d67
 from importlib import import_module
 import numpy as np, torch
 from ..core import MedfolioError, fingerprint, nearest
 from ..data.window import WINDOWS
 from .bleeds import Bleeds
+from .rivals import draw_rivals, heard, rivals
 from .saved import load_model, read_card
 
-# %% ../../nbs/training/05b_pipeline.ipynb #b2a75216
+# %% ../../nbs/training/05b_pipeline.ipynb #a660bd5d
 _SIDES = 'x1', 'y1', 'x2', 'y2'
 
 
@@ -33,7 +34,16 @@ def _checked(arrays, slices):
         raise MedfolioError('the model gave a box without any area on the slice')
     return a
 
-# %% ../../nbs/training/05b_pipeline.ipynb #90d1146d
+
+def _told(arrays, found, slices):
+    "A dictionary a slice: the box with its interval, and who competes with it"
+    a = _checked(arrays, slices).round(3).transpose(1, 0, 2)
+    out = [dict(zip(('box', 'low', 'high', 'sigma'), o.tolist())) for o in a]
+    for o, s, *seen in zip(out, slices, *(found or ())):
+        if seen: o |= rivals(*seen, s.shape)
+    return out
+
+# %% ../../nbs/training/05b_pipeline.ipynb #1f0aea90
 class Boxes:
     "Slices -> a box each, with an interval for every side"
     def __init__(self,
@@ -50,8 +60,7 @@ class Boxes:
         spacings: list,  # (x, y) mm a pixel, or None, of each
     ) -> list:
         "An answer a slice"
-        a = _checked(self.predictor(slices), slices).round(3).transpose(1, 0, 2)
-        out = [dict(zip(('box', 'low', 'high', 'sigma'), o.tolist())) for o in a]
+        out = _told(*heard(self.predictor, slices), slices)
         for o, sp in zip(out, spacings):
             mm = sp and round(float(np.mean(np.array(o['sigma'])*[*sp, *sp])), 3)
             o |= dict(sigma_mm=mm, spacing=sp and [round(v, 6) for v in sp])
@@ -68,7 +77,7 @@ class Boxes:
 
     def draw(self, hu, answer: dict): return draw_box(hu, answer, WINDOWS[self.window])
 
-# %% ../../nbs/training/05b_pipeline.ipynb #afc0374c
+# %% ../../nbs/training/05b_pipeline.ipynb #cdf69bec
 def _lay(im, box, scale, colour, alpha):
     "Mix `colour` into a rectangle of `im`"
     x1, y1, x2, y2 = np.rint(np.asarray(box)*scale).astype(int)
@@ -98,7 +107,7 @@ def draw_box(
     for side in ([x1 - w, y1 - w, x1 + w, y2 + w], [x2 - w, y1 - w, x2 + w, y2 + w],
                  [x1, y1 - w, x2, y1 + w], [x1, y2 - w, x2, y2 + w]):
         _lay(im, side, scale, colour, 1)
-    return im.astype(np.uint8)
+    return draw_rivals(im.astype(np.uint8), answer, scale, colour)
 
 # %% ../../nbs/training/05b_pipeline.ipynb #a6491e20
 TASKS = {  # task: (card -> networks, (networks, card) -> predictor, its pipeline)

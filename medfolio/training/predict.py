@@ -88,20 +88,22 @@ def _batches(slices, size, most):
             yield wait.pop(max(wait, key=lambda k: len(wait[k])))
     yield from wait.values()
 
-# %% ../../nbs/training/06_predict.ipynb #df2aed94
+# %% ../../nbs/training/06_predict.ipynb #68fe2f58
 def _overlay(out, pipeline, state, k, hu, answer):
-    "Write the picture of a slice; its path in the results"
+    "`answer` with the path of its picture, which is written; or the exception"
     from PIL import Image
+    try: picture = pipeline.draw(hu, answer)
+    except Exception as e: return e
     p = Path(state['file'])
     frame = f'_{k}' if len(state['answers']) > 1 else ''
     name = f'{p.parent.name}_{p.stem}{frame}-{digest(str(p.absolute()), 6)}.png'
     (out/'overlays').mkdir(parents=True, exist_ok=True)
     part = out/'overlays'/f'.{name}.part'
-    Image.fromarray(pipeline.draw(hu, answer)).save(part, 'png')
+    Image.fromarray(picture).save(part, 'png')
     os.replace(part, out/'overlays'/name)
-    return f'overlays/{name}'
+    return answer | dict(overlay=f'overlays/{name}')
 
-# %% ../../nbs/training/06_predict.ipynb #059488ae
+# %% ../../nbs/training/06_predict.ipynb #3b6f09f4
 def answer_files(
     pipeline,
     files: list,  # paths
@@ -117,7 +119,7 @@ def answer_files(
     for items in _batches(_slices(files, read, fail), batch, 4*batch):
         for (state, k, hu), a in zip(items, _try(pipeline, items)):
             if isinstance(a, dict) and overlay:
-                a['overlay'] = _overlay(out, pipeline, state, k, hu, a)
+                a = _overlay(out, pipeline, state, k, hu, a)
             state['answers'][k] = a
             if any(o is None for o in state['answers']): continue
             bad = [o for o in state['answers'] if not isinstance(o, dict)]

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['LIMITS', 'temperature', 'cooled', 'reweighed', 'reliability', 'reliability_plot']
 
-# %% ../../nbs/training/14b_temperature.ipynb #dfa5834b
+# %% ../../nbs/training/14b_temperature.ipynb #93ad19da
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 from .. import plots
 from ..core import MedfolioError
-from ..data.rsna import KINDS
 from .hemorrhage import bin_of
 from .stats import bootstrap, group_index, mean_of
 
