@@ -30,7 +30,7 @@ class Growing(VAE):
     def __init__(self, dims: int = 2, c_in: int = 1, *args, **kwargs):
         super().__init__(dims, c_in, *args, **kwargs)
         if self.size is None:
-            raise MedfolioError('a network that grows has a size to grow to: give `size`')
+            raise MedfolioError('a network has a size to grow to: give `size`')
         coarse = self.body.widths[1:]
         self.enter = nn.ModuleList(convolution(dims, c_in, w) for w in coarse)
         self.leave = nn.ModuleList(convolution(dims, w, c_in) for w in coarse)
