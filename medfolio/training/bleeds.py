@@ -42,8 +42,9 @@ class Classifier:
 
     def heat(self, hu: np.ndarray) -> np.ndarray:
         "Evidence for each kind at each pixel of one slice (6, rows, columns)"
-        from medfolio.models.ich import cam
-        maps = cam(self.net, self.windowed([hu]))[0].detach().float().cpu().numpy()
+        from medfolio.models.ich import cam, spread
+        x = self.windowed([hu])
+        maps = spread(cam(self.net, x), x.shape[2:], self.net.corner)[0].cpu().numpy()
         h, w, top, left = placed(hu.shape, (self.size, self.size))
         k = self.size/maps.shape[-1]  # pixels of the store a cell
         box = left/k, top/k, (left + w)/k, (top + h)/k

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ich_dls', 'any_bce', 'ich_learner', 'plain', 'put_back', 'answers', 'train_arm', 'histograms', 'histogram_baseline',
-           'chained', 'by_scan', 'fit_context', 'in_context']
+           'place_baseline', 'chained', 'by_scan', 'fit_context', 'in_context']
 
 # %% ../../nbs/training/17_ich_learner.ipynb #dd6679d5
 import time
@@ -26,6 +26,7 @@ from ..models.ich import (ANY, SliceGRU, Slices, ich_loss, ich_net, stacked,
 from .hemorrhage import log_loss_weighted
 from .learner import TensorBatches, quiet
 from .precision import BFloat16
+from .temperature import reweighed
 
 # %% ../../nbs/training/17_ich_learner.ipynb #11a86bd3
 def ich_dls(
@@ -90,8 +91,8 @@ def put_back(
     real,  # share among the patients to come; 1 in 10,000 at least, as in `start_at`
 ) -> Slices:
     "The same network, with the real shares in its last layer"
-    odds = lambda p: torch.tensor(np.clip(p, 1e-4, 1 - 1e-4)).logit()
-    net.head.bias += (odds(real) - odds(seen)).to(net.head.bias)
+    seen, real = (np.clip(p, 1e-4, 1 - 1e-4) for p in (seen, real))
+    net.head.bias += torch.tensor(reweighed(0, seen, real)).to(net.head.bias)
     return net
 
 # %% ../../nbs/training/17_ich_learner.ipynb #16c47692
@@ -156,16 +157,34 @@ def histograms(
     return np.concatenate(out)
 
 
-def histogram_baseline(store, train, y, test, **kw) -> np.ndarray:
+def histogram_baseline(
+    store, train, y, test,
+    away=None,  # the store of the test rows, where it is another
+    **kwargs,  # windows, bins, factor: of `histograms`
+) -> np.ndarray:
     "Logistic regressions on window histograms: probabilities of the test rows"
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    a, b = (np.log1p(1e3*histograms(store, r, **kw)) for r in (train, test))
+    a, b = (np.log1p(1e3*histograms(s, r, **kwargs))
+            for s, r in ((store, train), (store if away is None else away, test)))
     fit = lambda k: make_pipeline(StandardScaler(), LogisticRegression(C=.1,
                                   max_iter=500)).fit(a, k).predict_proba(b)[:, 1]
     return np.stack([fit(k) if 0 < k.mean() < 1 else np.full(len(b), k.mean())
                      for k in np.asarray(y).T], 1)
+
+# %% ../../nbs/training/17_ich_learner.ipynb #b4ccc08c
+def place_baseline(
+    place,  # of each row: how far along its scan it lies, 0 to 1
+    train, y, test,  # rows to learn from, their labels, rows to answer
+    parts: int = 20,  # of a scan
+) -> np.ndarray:
+    "Share of each kind in the part of the scan: probabilities of the test rows"
+    part = (np.asarray(place)*parts).astype(int).clip(0, parts - 1)
+    y, mine = np.asarray(y, np.float64), part[train]
+    n = np.bincount(mine, minlength=parts)[:, None]
+    sick = np.stack([np.bincount(mine, k, parts) for k in y.T], 1)
+    return ((sick + y.mean(0))/(n + 1))[part[test]]  # one slice more, of the prior
 
 # %% ../../nbs/training/17_ich_learner.ipynb #695b5fc3
 def chained(
