@@ -47,7 +47,6 @@ class Growing(VAE):
         return soft_clip(mu, -100, 100), soft_clip(logvar, -12, 6)
 
     def decode(self, z, size=None):
-        if not self.level: return super().decode(z, size)
         return self.picture(self.heard(z)).float()
 
     def terms(self, x, *args, **kwargs):
