@@ -156,7 +156,7 @@ def histograms(
         out.append(count.reshape(n, c*bins)/cell.shape[1])
     return np.concatenate(out)
 
-
+# %% ../../nbs/training/17_ich_learner.ipynb #b2d2bac2
 def histogram_baseline(
     store, train, y, test,
     away=None,  # the store of the test rows, where it is another
