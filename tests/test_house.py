@@ -3,6 +3,8 @@ import configparser, json, re, tomllib
 from importlib.metadata import version
 from pathlib import Path
 import pytest, yaml
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
 from packaging.requirements import Requirement
 from medfolio.fresh import imports
 
@@ -120,6 +122,22 @@ def test_notebooks_are_small_and_without_errors(path):
 
 
 SECTIONS = ['Question', 'Data', 'Model', 'Training', 'Results', 'What it means', 'On the real data', 'References']
+
+
+def formulas(cells):
+    "What stands between dollars in the text"
+    text = re.sub(r'```.*?```|`[^`]*`', '', '\n\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown'), flags=re.S)
+    return re.findall(r'\$\$(.+?)\$\$', text, re.S) + re.findall(r'(?<![$\\])\$([^$\n]+?)\$(?!\$)', text)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def test_every_formula_can_be_set(path):
+    for f in formulas(json.loads(path.read_text())['cells']): tex2mathml(f)  # as the site does
+
+
+def test_a_formula_that_cannot_be_set_is_seen():
+    f, = formulas([dict(cell_type='markdown', source=[r'a $\big(x\big)$ and `$HOME`'])])
+    with pytest.raises(MathError): tex2mathml(f)
 
 
 @pytest.mark.parametrize('path', [p for p in EXPERIMENTS if p.stem not in ('results', 'benchmarks')], ids=name_of)
