@@ -13,7 +13,7 @@ from numba import njit
 from scipy.signal import butter, sosfilt, sosfilt_zi, sosfiltfilt
 from ..core import MedfolioError, nearest
 
-# %% ../../nbs/training/30_causal.ipynb #d6523511
+# %% ../../nbs/training/30_causal.ipynb #b091eb2f
 def decisions(
     n: int,  # samples
     hop: int = 1,
@@ -29,7 +29,7 @@ def bits(
     a = np.ascontiguousarray(a)
     return a.reshape(len(a), -1).view(np.uint8)
 
-
+# %% ../../nbs/training/30_causal.ipynb #57e20292
 class Seen(NamedTuple):
     "How many outputs changed with the future"
     before: int  # up to the present: 0 where causal
@@ -101,7 +101,7 @@ class Bank:
     def reset(self): [f.reset() for f in self.filters]
     def push(self, x): return np.concatenate([f.push(x) for f in self.filters], 1)
 
-# %% ../../nbs/training/30_causal.ipynb #37296ba9
+# %% ../../nbs/training/30_causal.ipynb #ca9a7427
 @njit(nogil=True, cache=True)
 def _running(x, mean, var, seen, span, clip, out):
     for i in range(x.shape[0]):
@@ -115,7 +115,7 @@ def _running(x, mean, var, seen, span, clip, out):
             out[i, c] = min(max(z, -clip), clip)
     return seen
 
-
+# %% ../../nbs/training/30_causal.ipynb #d8c9f891
 class Running:
     "Each channel less its running mean, over its running deviation, clipped"
     def __init__(self,
@@ -131,7 +131,8 @@ class Running:
         x = np.ascontiguousarray(x, np.float64)
         if not self.seen: self.mean, self.var = np.zeros((2, x.shape[1]))
         out = np.empty_like(x)
-        self.seen = _running(x, self.mean, self.var, self.seen, self.span, self.clip, out)
+        self.seen = _running(x, self.mean, self.var, self.seen, self.span, self.clip,
+                             out)
         return out
 
 
@@ -189,7 +190,7 @@ class Covariance:
         self.seen = _forget(x, self.S, self.seen, self.span, self.hop, out)
         return log_vector(out, self.shrink)
 
-# %% ../../nbs/training/30_causal.ipynb #3d63ae13
+# %% ../../nbs/training/30_causal.ipynb #f8b7d292
 class Every:
     "The last sample of each step of `hop`"
     def __init__(self, hop: int): self.hop = hop; self.reset()
@@ -210,7 +211,7 @@ class Chain:
         for s in self.stages: x = s.push(x)
         return x
 
-
+# %% ../../nbs/training/30_causal.ipynb #25ef2b7f
 PIPELINES = 'bank', 'covariance'
 
 
