@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'Positions', 'Drawn', 'Fixed', 'eeg_learner', 'answer', 'grid', 'decide', 'features', 'Logistic',
            'fit_logistic']
 
-# %% ../../nbs/training/31_eeg.ipynb #f97efa7f
+# %% ../../nbs/training/31_eeg.ipynb #71d8a23a
 from functools import partial
 import numpy as np, torch
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric
 from fastai.optimizer import Adam
+from numba import njit
 from scipy.optimize import minimize
 from scipy.special import expit
 from torch import nn
@@ -191,7 +192,7 @@ def decide(
     net.train(was)
     return Decisions(np.concatenate(p), windows.labels(positions), series, sample)
 
-# %% ../../nbs/training/31_eeg.ipynb #887ca7bf
+# %% ../../nbs/training/31_eeg.ipynb #0431b26c
 def features(
     windows,  # `medfolio.data.signals.Windows`
     name: str = 'bank',  # of `medfolio.training.causal.PIPELINES`
@@ -209,6 +210,15 @@ def features(
     return Decisions(out, windows.labels(positions), series, sample)
 
 
+@njit(nogil=True, cache=True)
+def _sums(x, mean, std, weight, bias, out):
+    for i in range(x.shape[0]):
+        out[i] = bias
+        for k in range(x.shape[1]):
+            z = (x[i, k] - mean[k])/std[k]
+            for j in range(out.shape[1]): out[i, j] += z*weight[k, j]
+
+
 class Logistic(nn.Module):
     "Scaled features -> a probability an event, the sums in one fixed order"
     def __init__(self, n: int, out: int):
@@ -218,9 +228,9 @@ class Logistic(nn.Module):
 
     def forward(self, x) -> np.ndarray:
         "Probabilities (N, out) of features (N, n), both NumPy arrays"
-        x = (np.asarray(x, np.float64) - self.mean.numpy())/self.std.numpy()
-        s = np.tile(self.bias.numpy(), (len(x), 1))
-        for k, w in enumerate(self.weight.numpy()): s += x[:, k:k + 1]*w
+        fixed = [b.numpy() for b in (self.mean, self.std, self.weight, self.bias)]
+        s = np.empty((len(x), fixed[-1].size))
+        _sums(np.ascontiguousarray(x, np.float64), *fixed, s)
         return expit(s)
 
 # %% ../../nbs/training/31_eeg.ipynb #9a6b5698
