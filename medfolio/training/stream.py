@@ -6,7 +6,7 @@
 __all__ = ['Networked', 'Linear', 'Mean', 'fill', 'Stream', 'push', 'Pace', 'pace', 'parts_of', 'make_parts', 'make_decoder',
            'open_stream']
 
-# %% ../../nbs/training/32_stream.ipynb #040b4848
+# %% ../../nbs/training/32_stream.ipynb #7550f41b
 import time
 from typing import NamedTuple
 import numpy as np, torch
@@ -16,9 +16,9 @@ from ..models.eeg import eeg_net
 from .causal import pipeline
 from .eeg import BLOCK, Logistic, answer
 from .events import mean_logit
-from .saved import load_model
+from .saved import load_model, read_card
 
-# %% ../../nbs/training/32_stream.ipynb #92de29bc
+# %% ../../nbs/training/32_stream.ipynb #72a12e2d
 class Networked:
     "A network over the last `length` samples, at the end of each step"
     def __init__(self,
@@ -29,6 +29,7 @@ class Networked:
         block: int = BLOCK,  # windows a forward pass
     ):
         self.net, self.length, self.every = net.eval(), length, every
+        self.out = net.head.out_features
         self.hop, self.block, self.scale = hop, block, np.float32(scale/every)
         self.reset()
 
@@ -53,7 +54,7 @@ class Networked:
         for e, r in zip(ends, rows): _window(x, e, self.every, self.scale, full[r])
         return answer(self.net, full, self.block)[rows]
 
-# %% ../../nbs/training/32_stream.ipynb #d3647a7b
+# %% ../../nbs/training/32_stream.ipynb #7953e8e7
 class Linear:
     "A logistic regression on the features of a causal pipeline"
     def __init__(self,
@@ -63,7 +64,7 @@ class Linear:
         scale: float = 1.,  # units a step of the samples
         **kwargs,  # of the pipeline
     ):
-        self.net, self.hop, self.scale = net, hop, scale
+        self.net, self.hop, self.scale, self.out = net, hop, scale, len(net.bias)
         self.stages = pipeline(name, rate, hop, **kwargs)
 
     def reset(self): self.stages.reset()
@@ -76,7 +77,9 @@ class Linear:
 
 class Mean:
     "The mean logit of several decoders"
-    def __init__(self, *members): self.members, self.hop = members, members[0].hop
+    def __init__(self, *members):
+        self.members, self.hop, self.out = members, members[0].hop, members[0].out
+
     def reset(self): [m.reset() for m in self.members]
     def push(self, x): return mean_logit([m.push(x) for m in self.members])
 
@@ -135,7 +138,7 @@ def _late(self, at, x):
 
 Stream._checked, Stream._late = _checked, _late
 
-# %% ../../nbs/training/32_stream.ipynb #cb179086
+# %% ../../nbs/training/32_stream.ipynb #e5e4c93e
 def push(
     self,
     chunk,  # (n, C) samples, as the store keeps them
@@ -149,7 +152,8 @@ def push(
         x, bad = fill(x, self.last)
         self.last = x[-1]; self.x.append(x); self.bad.append(bad)
         self.held += len(x); self.next += len(x)
-    if (n := self.held//hop*hop) == 0: return np.zeros(0, np.int64), None
+    if (n := self.held//hop*hop) == 0:
+        return np.zeros(0, np.int64), np.zeros((0, self.decoder.out), np.float32)
     x, bad = np.concatenate(self.x), np.concatenate(self.bad)
     start = self.next - self.held
     self._drop()
@@ -216,15 +220,15 @@ def make_decoder(parts, card):
     members = [make(parts[f'm{i}'], m) for i, m in enumerate(a['members'])]
     return members[0] if len(members) == 1 else Mean(*members)
 
-# %% ../../nbs/training/32_stream.ipynb #751649c0
+# %% ../../nbs/training/32_stream.ipynb #6805b35a
 def open_stream(
     path,  # saved by `medfolio.training.saved.save_model`, task 'eeg'
     patience: float = 1.,  # seconds of a gap that are filled
 ) -> tuple:  # (Stream, card)
     "A stream from a saved decoder, and its card"
+    if (task := read_card(path)['task']) != 'eeg': raise MedfolioError(
+        f"{path} is a model for '{task}', not a decoder of signals")
     parts, card = load_model(path, make_parts)
-    if card['task'] != 'eeg': raise MedfolioError(
-        f"{path} is a model for '{card['task']}', not a decoder of signals")
     a = card['arch']
     decoder = make_decoder(parts, card)
     return Stream(decoder, len(a['channels']), a['rate'], patience), card
