@@ -169,7 +169,7 @@ def _finish(index, slips, plan, dest, allow):
     text = json.dumps(manifest, indent=1, sort_keys=True)
     write_atomic(dest/'manifest.json', text + '\n')
 
-# %% ../../nbs/data/41_signals.ipynb #e2d8ff50
+# %% ../../nbs/data/41_signals.ipynb #e55ac743
 class Signals:
     "A folder made by `prepare`, read by row number"
     def __init__(
@@ -189,15 +189,6 @@ class Signals:
         rows = self.index[['item', 'n', 'labelled']].itertuples(index=False)
         self._x, self._y = zip(*(self._open(*r) for r in rows))
 
-    def _open(self, item, n, labelled):
-        "Samples and labels of a series as memory maps"
-        load = lambda end: np.load(self.path/f'shards/{item}{end}', mmap_mode='r')
-        try: x, y = load('.npy'), load('.labels.npy') if labelled else None
-        except (OSError, ValueError): x, y = None, None
-        if x is None or len(x) != n or (labelled and len(y) != n): raise MedfolioError(
-            f'{self.path}: the series {item} is missing or cut; prepare it again')
-        return x, y
-
     def __len__(self): return len(self.index)
     def __reduce__(self): return Signals, (self.path,)
     def __repr__(self):
@@ -205,7 +196,18 @@ class Signals:
         return f'Signals of {len(self)} series, {n:,} samples of {c} channels ' \
                f'at {self.rate:g} Hz'
 
-# %% ../../nbs/data/41_signals.ipynb #49c7599a
+# %% ../../nbs/data/41_signals.ipynb #5e42a08f
+@patch
+def _open(self: Signals, item, n, labelled):
+    "Samples and labels of a series as memory maps"
+    load = lambda end: np.load(self.path/f'shards/{item}{end}', mmap_mode='r')
+    try: x, y = load('.npy'), load('.labels.npy') if labelled else None
+    except (OSError, ValueError): x, y = None, None
+    if x is None or len(x) != n or (labelled and len(y) != n): raise MedfolioError(
+        f'{self.path}: the series {item} is missing or cut; prepare it again')
+    return x, y
+
+
 @patch(as_prop=True)
 def fingerprint(self: Signals): return fingerprint(self.path)
 
@@ -265,7 +267,7 @@ class Windows:
         c, t = self.signals.x(0).shape[1], self.length//self.every
         return f'Windows of {c} x {t} at {len(self):,} positions of {self.signals!r}'
 
-# %% ../../nbs/data/41_signals.ipynb #5f95b1b5
+# %% ../../nbs/data/41_signals.ipynb #6328aaad
 @patch
 def _span(self: Windows, positions):
     "The span of each position, and its sample in the series"
@@ -287,7 +289,7 @@ def at(
     s, sample = self._span(positions)
     return self.spans[0][s], sample
 
-
+# %% ../../nbs/data/41_signals.ipynb #b7cbbd61
 @patch
 def labels(
     self: Windows,
@@ -331,19 +333,19 @@ def _gather(base, n, end, every, scale, whole, out):
         if whole: _window(a, end[b], every, scale, out[b])
         else: _window(a.view(np.float32), end[b], every, scale, out[b])
 
-# %% ../../nbs/data/41_signals.ipynb #340a0c81
+# %% ../../nbs/data/41_signals.ipynb #85cfeb30
 @patch
 def gather(
     self: Windows,
     positions,  # whole numbers below `len`
-    out: np.ndarray | None = None,  # float32 to write into
+    out=None,  # float32 to write into
     threads: int | None = None,  # all cores by default
 ) -> tuple:  # float32 (B, channels, length//every); float32 (B, labels)
     "Windows that end at `positions`, and the labels of their last samples"
     s, end = self._span(positions)
     a = self.signals.x(self.spans[0][0])
     shape = len(s), a.shape[1], self.length//self.every
-    if out is None: out = np.empty(shape, np.float32)
+    out = np.empty(shape, np.float32) if out is None else out
     if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise MedfolioError(f'out is {out.dtype} {out.shape}, not float32 {shape}')
     how = self.every, np.float32(self.signals.scale/self.every), a.dtype == np.int16
