@@ -58,12 +58,13 @@ def first_fault(
             if why: return f'{path.name}, line {i + 2}: {why}'
     return ''
 
-# %% ../../nbs/data/40_grasp.ipynb #38cbb861
+# %% ../../nbs/data/40_grasp.ipynb #5bb08454
 def check_header(path, columns):
     "Refuse a file whose first line is not `id` and `columns`"
     path = Path(path)
     try:
-        with open(path, encoding='utf-8-sig', errors='replace') as f: line = f.readline()
+        with open(path, encoding='utf-8-sig', errors='replace') as f:
+            line = f.readline()
     except FileNotFoundError: raise MedfolioError(f'there is no {path}') from None
     names = line.rstrip('\r\n').split(',')
     want = ['id', *columns]

@@ -44,7 +44,7 @@ def _npy(a):
     np.save(f := io.BytesIO(), np.ascontiguousarray(a))
     return f.getvalue()
 
-# %% ../../nbs/data/41_signals.ipynb #2c4caf26
+# %% ../../nbs/data/41_signals.ipynb #58a7e69b
 def write_series(job):
     "Read one series and write its samples, its labels and, last, its slip"
     folder, item, stamp = Path(job['dest']), job['item'], _stamp(job)
@@ -56,7 +56,8 @@ def write_series(job):
         if stamp != _stamp(job): raise MedfolioError('changed while it was read')
     except MedfolioError as e: return dict(item=item, why=str(e), kind='MedfolioError')
     except Exception as e:
-        return dict(item=item, why='the reader could not read it', kind=type(e).__name__)
+        why = 'the reader could not read it'
+        return dict(item=item, why=why, kind=type(e).__name__)
     slip = dict(item=item, n=len(x), dtype=str(x.dtype), labelled=y is not None,
                 values=sha(x.tobytes()), marks='' if y is None else sha(y.tobytes()))
     write_atomic(folder/f'shards/{item}.npy', _npy(x))
@@ -131,7 +132,7 @@ def prepare(
     shutil.rmtree(dest/'build', ignore_errors=True)
     return Signals(dest)
 
-# %% ../../nbs/data/41_signals.ipynb #4c75bdf8
+# %% ../../nbs/data/41_signals.ipynb #4f98b8d9
 def _settle(dest, plan):
     "Refuse to go on with what was begun another way, then write the plan"
     for name in ('manifest.json', 'build/plan.json'):
@@ -145,7 +146,7 @@ def _settle(dest, plan):
     if other: raise MedfolioError(f'{dest} is not a store: it holds {other[0]}')
     write_atomic(dest/'build/plan.json', json.dumps(dict(plan=plan)))
 
-
+# %% ../../nbs/data/41_signals.ipynb #6bb13533
 def _finish(index, slips, plan, dest, allow):
     "The index, the rejects and, last, the manifest"
     for p in (dest/'shards').glob('.*.part'): p.unlink()  # what a kill left
@@ -168,7 +169,7 @@ def _finish(index, slips, plan, dest, allow):
     text = json.dumps(manifest, indent=1, sort_keys=True)
     write_atomic(dest/'manifest.json', text + '\n')
 
-# %% ../../nbs/data/41_signals.ipynb #104a5651
+# %% ../../nbs/data/41_signals.ipynb #e55ac743
 class Signals:
     "A folder made by `prepare`, read by row number"
     def __init__(
@@ -188,24 +189,29 @@ class Signals:
         rows = self.index[['item', 'n', 'labelled']].itertuples(index=False)
         self._x, self._y = zip(*(self._open(*r) for r in rows))
 
-    def _open(self, item, n, labelled):
-        "Samples and labels of a series as memory maps"
-        load = lambda end: np.load(self.path/f'shards/{item}{end}', mmap_mode='r')
-        try: x, y = load('.npy'), load('.labels.npy') if labelled else None
-        except (OSError, ValueError): x, y = None, None
-        if x is None or len(x) != n or (labelled and len(y) != n): raise MedfolioError(
-            f'{self.path}: the series {item} is missing or cut; prepare it again')
-        return x, y
-
     def __len__(self): return len(self.index)
     def __reduce__(self): return Signals, (self.path,)
     def __repr__(self):
-        return (f'Signals of {len(self)} series, {self.manifest["samples"]:,} samples of '
-                f'{self._x[0].shape[1]} channels at {self.rate:g} Hz')
-    @property
-    def fingerprint(self): return fingerprint(self.path)
+        c, n = self._x[0].shape[1], self.manifest['samples']
+        return f'Signals of {len(self)} series, {n:,} samples of {c} channels ' \
+               f'at {self.rate:g} Hz'
 
-# %% ../../nbs/data/41_signals.ipynb #c15d5abd
+# %% ../../nbs/data/41_signals.ipynb #5e42a08f
+@patch
+def _open(self: Signals, item, n, labelled):
+    "Samples and labels of a series as memory maps"
+    load = lambda end: np.load(self.path/f'shards/{item}{end}', mmap_mode='r')
+    try: x, y = load('.npy'), load('.labels.npy') if labelled else None
+    except (OSError, ValueError): x, y = None, None
+    if x is None or len(x) != n or (labelled and len(y) != n): raise MedfolioError(
+        f'{self.path}: the series {item} is missing or cut; prepare it again')
+    return x, y
+
+
+@patch(as_prop=True)
+def fingerprint(self: Signals): return fingerprint(self.path)
+
+
 @patch
 def x(self: Signals, i: int):
     "Samples of series `i`, (n, channels), as stored"
@@ -225,7 +231,8 @@ def verify(self: Signals) -> pd.DataFrame:  # item and reason; empty if all is w
     if table_digest(self.index) != self.manifest['index']:
         bad.append(('index.parquet', 'is not what the manifest says'))
     for r, a, b in zip(self.index.itertuples(), self._x, self._y):
-        if sha(a.tobytes()) != r.values: bad.append((r.item, 'its samples have changed'))
+        if sha(a.tobytes()) != r.values:
+            bad.append((r.item, 'its samples have changed'))
         if b is not None and sha(b.tobytes()) != r.marks:
             bad.append((r.item, 'its labels have changed'))
     return pd.DataFrame(bad, columns=['item', 'reason'])
@@ -260,7 +267,7 @@ class Windows:
         c, t = self.signals.x(0).shape[1], self.length//self.every
         return f'Windows of {c} x {t} at {len(self):,} positions of {self.signals!r}'
 
-# %% ../../nbs/data/41_signals.ipynb #5f95b1b5
+# %% ../../nbs/data/41_signals.ipynb #6328aaad
 @patch
 def _span(self: Windows, positions):
     "The span of each position, and its sample in the series"
@@ -282,7 +289,7 @@ def at(
     s, sample = self._span(positions)
     return self.spans[0][s], sample
 
-
+# %% ../../nbs/data/41_signals.ipynb #b7cbbd61
 @patch
 def labels(
     self: Windows,
@@ -326,23 +333,22 @@ def _gather(base, n, end, every, scale, whole, out):
         if whole: _window(a, end[b], every, scale, out[b])
         else: _window(a.view(np.float32), end[b], every, scale, out[b])
 
-# %% ../../nbs/data/41_signals.ipynb #e7c55e89
+# %% ../../nbs/data/41_signals.ipynb #85cfeb30
 @patch
 def gather(
     self: Windows,
     positions,  # whole numbers below `len`
-    out: np.ndarray | None = None,  # float32 to write into
+    out=None,  # float32 to write into
     threads: int | None = None,  # all cores by default
 ) -> tuple:  # float32 (B, channels, length//every); float32 (B, labels)
     "Windows that end at `positions`, and the labels of their last samples"
     s, end = self._span(positions)
     a = self.signals.x(self.spans[0][0])
     shape = len(s), a.shape[1], self.length//self.every
-    if out is None: out = np.empty(shape, np.float32)
+    out = np.empty(shape, np.float32) if out is None else out
     if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise MedfolioError(f'out is {out.dtype} {out.shape}; float32 {shape} is needed')
-    scale, whole = np.float32(self.signals.scale/self.every), a.dtype == np.int16
-    run = lambda k: _gather(self._base[s[k]], self._n[s[k]], end[k], self.every, scale,
-                            whole, out[k])
+        raise MedfolioError(f'out is {out.dtype} {out.shape}, not float32 {shape}')
+    how = self.every, np.float32(self.signals.scale/self.every), a.dtype == np.int16
+    run = lambda k: _gather(self._base[s[k]], self._n[s[k]], end[k], *how, out[k])
     if len(s): split_run(run, len(s), threads)
     return out, self.labels(positions)
