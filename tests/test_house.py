@@ -16,7 +16,7 @@ name_of = lambda p: p.relative_to(ROOT/'nbs').as_posix()
 
 # layer -> layers it may import; `base` is core and what a record is made of
 BASE = {'core', 'plots', 'fresh', 'provenance', 'record'}
-TOP = {'roads', 'roads_head', 'plan', 'worker', 'paper', 'claims', 'prose', 'console', 'cli', 'cli_data',
+TOP = {'roads', 'roads_head', 'roads_eeg', 'plan', 'worker', 'paper', 'claims', 'prose', 'console', 'cli', 'cli_data',
        'cli_predict', 'cli_submission', 'cli_sweep'}
 MAY = dict(base={'base'}, data={'base', 'data'}, twins={'base', 'twins'}, models={'base', 'models'},
            training={'base', 'data', 'models', 'training'},

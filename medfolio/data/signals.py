@@ -196,7 +196,7 @@ class Signals:
         return f'Signals of {len(self)} series, {n:,} samples of {c} channels ' \
                f'at {self.rate:g} Hz'
 
-# %% ../../nbs/data/41_signals.ipynb #5e42a08f
+# %% ../../nbs/data/41_signals.ipynb #cdb0d827
 @patch
 def _open(self: Signals, item, n, labelled):
     "Samples and labels of a series as memory maps"
@@ -223,7 +223,7 @@ def y(self: Signals, i: int):
     "Labels of series `i`, (n, labels) uint8, or None"
     return self._y[i]
 
-
+# %% ../../nbs/data/41_signals.ipynb #c1514cd7
 @patch
 def verify(self: Signals) -> pd.DataFrame:  # item and reason; empty if all is well
     "What is wrong with this store, every byte read"
