@@ -82,7 +82,7 @@ def _predict(model, paths, out, overlay, kinds, batch, device):
     where = ', '.join(map(str, paths))
     raise MedfolioError(f'there is no PNG and no DICOM file in {where}')
 
-# %% ../nbs/11_cli_predict.ipynb #dcc71433
+# %% ../nbs/11_cli_predict.ipynb #4ca5b611
 def _values(cells, channels, said):
     "The cells of a line as numbers, an empty one as missing"
     if len(cells) != len(channels): raise MedfolioError(
@@ -91,7 +91,7 @@ def _values(cells, channels, said):
     except ValueError as e:
         raise MedfolioError(f'{said}: {str(e).split(": ")[-1]} is no number') from None
 
-
+# %% ../nbs/11_cli_predict.ipynb #e325e98f
 def samples(
     lines,  # of CSV
     channels: list,  # that the model wants, in order
@@ -115,7 +115,7 @@ def samples(
         if first is None: first = at
         yield at if at is None else at - first, values
 
-# %% ../nbs/11_cli_predict.ipynb #22be1938
+# %% ../nbs/11_cli_predict.ipynb #44ba93fc
 def _cell(v):
     import numpy as np
     return '' if math.isnan(v) else np.format_float_positional(v, unique=True, trim='-')
@@ -146,6 +146,7 @@ def _stream(model, paths):
     try:
         for line in _decided(model, paths):
             print(line, flush=True); given += 1
-        if not given: raise MedfolioError('the recording ended before the first decision')
+        if not given: raise MedfolioError(
+            'the recording ended before the first decision')
     except KeyboardInterrupt: pass
     except MedfolioError as e: e.status = 1 if given > 0 else 2; raise

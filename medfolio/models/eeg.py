@@ -46,7 +46,7 @@ class Means(nn.Module):
 
     def forward(self, x): return F.avg_pool1d(recent(x, self.k), self.k)
 
-# %% ../../nbs/models/30_eeg.ipynb #c04cb060
+# %% ../../nbs/models/30_eeg.ipynb #dd47cb5c
 class Residual(nn.Module):
     "1-D residual stack: (B, C, T) -> (B, 2·width), the newest column and the mean"
     def __init__(self,
@@ -54,6 +54,7 @@ class Residual(nn.Module):
         widths=(32, 48, 64, 64),  # of the blocks, each of which halves
         columns: int = 256,  # after the stem
         kernel: int = 2,  # of the stem, in strides
+        lose: float = .1, drop: float = .3,  # share of channels, of features
     ):
         super().__init__()
         self.stride = max(1, t//columns); self.kernel = kernel*self.stride
@@ -62,11 +63,12 @@ class Residual(nn.Module):
         ins = widths[:1] + tuple(widths[:-1])
         self.blocks = nn.Sequential(*(Block(1, *o, 'down') for o in zip(ins, widths)))
         self.last = nn.Sequential(nn.GroupNorm(8, widths[-1]), nn.SiLU())
+        self.lose, self.drop = nn.Dropout1d(lose), nn.Dropout(drop)
 
     def forward(self, x):
-        x = recent(self.scale(x), self.stride, self.kernel)
+        x = recent(self.lose(self.scale(x)), self.stride, self.kernel)
         x = self.last(self.blocks(self.stem(x)))
-        return torch.cat([x[..., -1], x.mean(-1)], 1)
+        return self.drop(torch.cat([x[..., -1], x.mean(-1)], 1))
 
 # %% ../../nbs/models/30_eeg.ipynb #a11a1553
 def _renorm(w, most):

@@ -211,7 +211,7 @@ class Chain:
         for s in self.stages: x = s.push(x)
         return x
 
-# %% ../../nbs/training/30_causal.ipynb #25ef2b7f
+# %% ../../nbs/training/30_causal.ipynb #67111c21
 PIPELINES = 'bank', 'covariance'
 
 
@@ -230,4 +230,5 @@ def pipeline(
     first = scale(int(20*rate))
     if name == 'bank': return Chain(first, Bank(rate, cuts, kind=kind), Every(hop))
     sos = butter(4, band, 'bandpass', fs=rate, output='sos')
-    return Chain(first, kind(sos), Covariance(hop, int(rate)))
+    features = Covariance(hop, int(rate/2)), scale(int(20*rate/hop))
+    return Chain(first, kind(sos), *features)

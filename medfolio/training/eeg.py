@@ -233,7 +233,7 @@ class Logistic(nn.Module):
         _sums(np.ascontiguousarray(x, np.float64), *fixed, s)
         return expit(s)
 
-# %% ../../nbs/training/31_eeg.ipynb #9a6b5698
+# %% ../../nbs/training/31_eeg.ipynb #9078a16d
 def _loss(v, x, y, c, shape):
     "Mean penalised cross-entropy of all events, and its gradient"
     w = v.reshape(shape); z = x @ w[:-1] + w[-1]; n = len(x)
@@ -246,7 +246,7 @@ def _loss(v, x, y, c, shape):
 def fit_logistic(
     x,  # (N, F) features
     y,  # (N, events) labels
-    c: float = .01,  # as scikit-learn's C: small is strong
+    c: float = .001,  # as scikit-learn's C: small is strong
     most: int = 200,  # iterations
 ) -> Logistic:
     "A logistic regression an event, on features scaled to deviation 1"

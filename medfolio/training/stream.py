@@ -18,7 +18,7 @@ from .eeg import BLOCK, Logistic, answer
 from .events import mean_logit
 from .saved import load_model, read_card
 
-# %% ../../nbs/training/32_stream.ipynb #72a12e2d
+# %% ../../nbs/training/32_stream.ipynb #a6688f3f
 class Networked:
     "A network over the last `length` samples, at the end of each step"
     def __init__(self,
@@ -28,13 +28,12 @@ class Networked:
         scale: float = 1.,  # units a step of the samples
         block: int = BLOCK,  # windows a forward pass
     ):
-        self.net, self.length, self.every = net.eval(), length, every
-        self.out = net.head.out_features
-        self.hop, self.block, self.scale = hop, block, np.float32(scale/every)
+        self.net, self.out, self.hop = net.eval(), net.head.out_features, hop
+        self.length, self.every, self.block = length, every, block
+        self.scale = np.float32(scale/every)
         self.reset()
 
     def reset(self): self.past, self.k = None, 0
-
     def push(self, x):
         "Whole steps of samples (m × hop, C) float32 -> probabilities (m, events)"
         if self.past is None: self.past = np.repeat(x[:1], self.length, 0)
@@ -42,15 +41,14 @@ class Networked:
         self.past = x[-self.length:].copy()
         ends = np.arange(self.length + self.hop, len(x) + 1, self.hop) - 1
         row = self.k % self.block + np.arange(len(ends))
-        self.k += len(ends)
-        parts = np.split(np.arange(len(ends)), np.flatnonzero(np.diff(row//self.block)) + 1)
-        return np.concatenate([self._answer(x, ends[p], row[p] % self.block)
-                               for p in parts])
+        self.k, cut = self.k + len(ends), np.flatnonzero(np.diff(row//self.block)) + 1
+        parts = zip(np.split(ends, cut), np.split(row % self.block, cut))
+        return np.concatenate([self._answer(x, *p) for p in parts])
 
     def _answer(self, x, ends, rows):
         "One forward pass: these windows in these rows"
-        t = self.length//self.every
-        full = np.zeros((self.block, x.shape[1], t), np.float32)
+        shape = self.block, x.shape[1], self.length//self.every
+        full = np.zeros(shape, np.float32)
         for e, r in zip(ends, rows): _window(x, e, self.every, self.scale, full[r])
         return answer(self.net, full, self.block)[rows]
 
