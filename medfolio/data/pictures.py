@@ -165,7 +165,7 @@ def square(
         raise MedfolioError(f'{name} cannot be read: {e}') from None
     return np.asarray(im).transpose(2, 0, 1)
 
-# %% ../../nbs/data/31_pictures.ipynb #27468ea7
+# %% ../../nbs/data/31_pictures.ipynb #4eb0d54c
 _CODES = {'0': 'train', '1': 'valid', '2': 'test'}
 
 
@@ -182,16 +182,25 @@ def _columns(path, names):
 
 def _attributes(path):
     "Attributes, 0 or 1, by the name of the picture"
-    with path.open() as f: count, names = f.readline(), f.readline().split()
-    try: df = pd.read_csv(path, sep=r'\s+', skiprows=2, names=['file', *names],
-                          index_col=0)
-    except ValueError as e: raise MedfolioError(f'{path.name}: {e}') from None
+    try:
+        with path.open() as f: count, names = f.readline(), f.readline().split()
+        df = pd.read_csv(path, sep=r'\s+', skiprows=2, names=['file', *names],
+                         index_col=0)
+    except (OSError, ValueError) as e:
+        raise MedfolioError(f'{path.name} cannot be read: {e}') from None
     whole = names and str(len(df)) == count.strip()
     if not whole or not df.isin([-1, 1]).all(axis=None):
         raise MedfolioError(f'{path.name} is not {count.strip()} rows of −1 and 1')
     return (df > 0).astype(np.int64)
 
-# %% ../../nbs/data/31_pictures.ipynb #33b8c53e
+
+def _matched(table, df, path):
+    "The rows of `table` in the order of `df`"
+    if not df.index.isin(table.index).all():
+        raise MedfolioError(f'{path.name} does not know all faces of the list')
+    return table.loc[df.index]
+
+# %% ../../nbs/data/31_pictures.ipynb #676a2bc3
 def index_celeba(
     folder,  # with `img_align_celeba` and `list_eval_partition.txt`
     label: str = 'Smiling',  # the attribute that is the label, where there are any
@@ -218,13 +227,6 @@ def index_celeba(
     if label not in more: raise MedfolioError(
         f"there is no attribute '{label}': {nearest(label, list(more))}")
     return out.assign(label=more[label].to_numpy()).join(more.reset_index(drop=True))
-
-
-def _matched(table, df, path):
-    "The rows of `table` in the order of `df`"
-    if not df.index.isin(table.index).all():
-        raise MedfolioError(f'{path.name} does not know all faces of the list')
-    return table.loc[df.index]
 
 # %% ../../nbs/data/31_pictures.ipynb #d8343da6
 _INSIDE = dict(cifar10='cifar-10-batches-py', celeba='celeba')
