@@ -29,7 +29,7 @@ def hrf(
     fine = f(np.arange(0, 30, .05))
     return np.where(np.asarray(t) > 0, f(np.asarray(t, float)), 0)/fine.max()
 
-# %% ../../nbs/twins/30_bold.ipynb #169d74ae
+# %% ../../nbs/twins/30_bold.ipynb #9223b2c8
 def response(
     onset: float,  # of the block, seconds; may lie before the first volume
     length: float,  # of the block
@@ -37,7 +37,7 @@ def response(
     peak: float = 5.,  # of `hrf`
     step: float = .1,  # of the sum, seconds
 ) -> np.ndarray:  # (frames,)
-    "What a block of stimulation does to the signal at the volumes' times; its peak is 1"
+    "What a block of stimulation does to the signal of each volume; its peak is 1"
     if min(length, tr, step) <= 0: raise MedfolioError(
         f'a block of {length} s every {tr} s in steps of {step} s: all must be positive')
     at = onset + np.arange(0, length, step) + step/2
