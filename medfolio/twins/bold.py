@@ -29,7 +29,7 @@ def hrf(
     fine = f(np.arange(0, 30, .05))
     return np.where(np.asarray(t) > 0, f(np.asarray(t, float)), 0)/fine.max()
 
-# %% ../../nbs/twins/30_bold.ipynb #9223b2c8
+# %% ../../nbs/twins/30_bold.ipynb #f8aeaaed
 def response(
     onset: float,  # of the block, seconds; may lie before the first volume
     length: float,  # of the block
@@ -39,7 +39,7 @@ def response(
 ) -> np.ndarray:  # (frames,)
     "What a block of stimulation does to the signal of each volume; its peak is 1"
     if min(length, tr, step) <= 0: raise MedfolioError(
-        f'a block of {length} s every {tr} s in steps of {step} s: all must be positive')
+        f'a block of {length} s every {tr} s in steps of {step} s: be positive')
     at = onset + np.arange(0, length, step) + step/2
     sees = lambda t: hrf(np.subtract.outer(t, at), peak).sum(-1)
     most = sees(np.arange(onset, onset + length + 30, .25)).max()
