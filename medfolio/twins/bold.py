@@ -45,7 +45,7 @@ def response(
     most = sees(np.arange(onset, onset + length + 30, .25)).max()
     return sees(np.arange(frames)*tr)/most
 
-# %% ../../nbs/twins/30_bold.ipynb #b541f9bc
+# %% ../../nbs/twins/30_bold.ipynb #c3c26ecf
 SITES = dict(left=(.1, -.05, -.48), right=(.1, -.05, .48), visual=(-.1, .58, 0.))
 
 
@@ -53,7 +53,7 @@ def draw_subject(
     seed: int,  # of the data set
     subject: int = 0,  # each has its own stream
 ) -> SimpleNamespace:
-    "What does not change from run to run: `radii`, `middle`, `sites`, `peak`, `gain`, …"
+    "What does not change from run to run: `radii`, `sites`, `peak`, `gain`, …"
     r = stream(seed, 'bold', subject)
     return SimpleNamespace(
         seed=seed, subject=subject, middle=r.normal(0, .03, 3),
@@ -102,9 +102,9 @@ def active(
     blob = np.exp(-(d**2).sum(0)/2/who.size**2)
     return (blob*anatomy(who, shape)[1]).astype(F)
 
-# %% ../../nbs/twins/30_bold.ipynb #adcced40
+# %% ../../nbs/twins/30_bold.ipynb #a726fe9c
 def _smooth(v):
-    "Means over neighbours along the three axes of space, round the corner; unit variance"
+    "Means over neighbours along the axes of space, round the corner; unit variance"
     for axis in (-3, -2, -1): v = (np.roll(v, 1, axis) + 2*v + np.roll(v, -1, axis))/4
     return v/.375**1.5  # what the means leave of the spread of white noise
 
