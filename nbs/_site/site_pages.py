@@ -49,6 +49,11 @@ def directives(src):
     return found, re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip('\n')
 
 
+def named(text):
+    "Classes and functions in a signature by their names, not as Python prints them"
+    return re.sub(r"<(?:class '|function )(?:[\w.]+\.)?(\w+)[^>]*>", r'\1', text)
+
+
 def code(text):
     "Text in code type, for a cell of a table"
     return f'`{text}`'.replace('|', r'\|') if text else ''
@@ -65,7 +70,7 @@ def docments_table(obj, inline):
         kind = param.annotation if param else sig.return_annotation
         kind = '' if kind is sig.empty else inspect.formatannotation(kind).strip('"\'')
         default = param.default if param else sig.empty
-        default = '' if default is sig.empty else repr(default)
+        default = '' if default is sig.empty else named(repr(default))
         cells = code(name) if param else '*returns*', code(kind), code(default)
         return f'| {" | ".join(cells)} | {inline(d or "")} |'
     rows = [row(k, d) for k, d in told.items() if k != 'return' or d]
@@ -88,8 +93,8 @@ def signature(obj):
     try: sig = inspect.signature(obj)
     except (TypeError, ValueError): return head
     if inspect.isclass(obj) and issubclass(obj, Exception): return head
-    if len(f'{head}{sig}') <= 78: return f'{head}{sig}'
-    inner = ''.join(f'    {p},\n' for p in sig.parameters.values())
+    if len(line := named(f'{head}{sig}')) <= 78: return line
+    inner = ''.join(f'    {named(str(p))},\n' for p in sig.parameters.values())
     back = sig.return_annotation
     back = '' if back is sig.empty else f' -> {inspect.formatannotation(back)}'
     return f'{head}(\n{inner}){back}'
