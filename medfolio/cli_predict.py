@@ -115,7 +115,7 @@ def samples(
         if first is None: first = at
         yield at if at is None else at - first, values
 
-# %% ../nbs/11_cli_predict.ipynb #44ba93fc
+# %% ../nbs/11_cli_predict.ipynb #3fd194aa
 def _cell(v):
     import numpy as np
     return '' if math.isnan(v) else np.format_float_positional(v, unique=True, trim='-')
@@ -142,10 +142,12 @@ def _decided(model, paths):
 
 def _stream(model, paths):
     "Decisions on standard output as they fall"
+    from medfolio.training.stream import one_core
     given = -1  # the header is none
     try:
-        for line in _decided(model, paths):
-            print(line, flush=True); given += 1
+        with one_core():
+            for line in _decided(model, paths):
+                print(line, flush=True); given += 1
         if not given: raise MedfolioError(
             'the recording ended before the first decision')
     except KeyboardInterrupt: pass

@@ -6,11 +6,11 @@
 __all__ = ['CUTS', 'PIPELINES', 'decisions', 'bits', 'Seen', 'sees_future', 'chunked', 'Filter', 'ZeroPhase', 'Bank', 'Running',
            'Whole', 'log_vector', 'Covariance', 'Every', 'Chain', 'pipeline']
 
-# %% ../../nbs/training/30_causal.ipynb #51caf862
+# %% ../../nbs/training/30_causal.ipynb #523d5c9c
 from typing import NamedTuple
 import numpy as np
 from numba import njit
-from scipy.signal import butter, sosfilt, sosfilt_zi, sosfiltfilt
+from scipy.signal import butter, sosfilt_zi, sosfiltfilt
 from ..core import MedfolioError, nearest
 
 # %% ../../nbs/training/30_causal.ipynb #b091eb2f
@@ -64,7 +64,22 @@ def chunked(
     "All outputs, the recording pushed in chunks"
     return np.concatenate([push(x[i:i + size]) for i in range(0, len(x), size)])
 
-# %% ../../nbs/training/30_causal.ipynb #ddc57c30
+# %% ../../nbs/training/30_causal.ipynb #806bab2d
+@njit(nogil=True, cache=True)
+def _sections(x, sos, z, out):
+    "Samples (n, C) through second-order sections; the state `z` goes along"
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]): out[i, c] = x[i, c]
+        for s in range(sos.shape[0]):
+            b0, b1, b2, _, a1, a2 = sos[s]
+            for c in range(x.shape[1]):
+                v = out[i, c]
+                y = b0*v + z[s, 0, c]
+                z[s, 0, c] = b1*v - a1*y + z[s, 1, c]
+                z[s, 1, c] = b2*v - a2*y
+                out[i, c] = y
+
+
 class Filter:
     "A causal filter in second-order sections, its state kept between chunks"
     def __init__(self, sos): self.sos = sos; self.reset()
@@ -72,11 +87,11 @@ class Filter:
 
     def push(self, x):
         "Samples (n, C) -> as many, filtered"
-        x = np.asarray(x, np.float64)
-        if not len(x): return x
+        x = np.ascontiguousarray(x, np.float64); out = np.empty_like(x)
+        if not len(x): return out
         if self.state is None: self.state = sosfilt_zi(self.sos)[:, :, None]*x[0]
-        y, self.state = sosfilt(self.sos, x, axis=0, zi=self.state)
-        return y
+        _sections(x, self.sos, self.state, out)
+        return out
 
 
 class ZeroPhase(Filter):

@@ -110,15 +110,34 @@ class Detections(NamedTuple):
     events: int
     false_a_minute: float
 
-# %% ../../nbs/training/30b_events.ipynb #3d07aff1
-def _runs(y):
-    "First and one past last row of each run of ones"
-    e = np.flatnonzero(np.diff(np.r_[0, y.astype(np.int8), 0]))
-    return e.reshape(-1, 2)
+# %% ../../nbs/training/30b_events.ipynb #05da7336
+def _pieces(d):
+    "The smallest step between samples, and whether a row begins a piece without gaps"
+    step = np.where(np.diff(d.series) == 0, np.diff(d.sample), 0)
+    if (step < 0).any() or (np.diff(d.series) < 0).any(): raise MedfolioError(
+        'the decisions are not in the order of their recordings')
+    hop = step[step > 0].min(initial=2**31)
+    return hop, np.r_[True, step != hop]
 
 
+def _runs(on, new):
+    "First and one past last row of each run of ones that no new piece interrupts"
+    begins = on & (new | ~np.r_[False, on[:-1]])
+    ends = on & (np.r_[new[1:], True] | ~np.r_[on[1:], False])
+    return np.flatnonzero(begins), np.flatnonzero(ends) + 1
+
+
+def _close(d, a, b, far):
+    "Rows at most `far` samples from the runs that begin at `a` and end before `b`"
+    place = d.series*2**40 + d.sample
+    first = np.searchsorted(place, place[a] - far)
+    last = np.searchsorted(place, place[b - 1] + far, 'right')
+    begun, over = (np.bincount(i, minlength=len(place) + 1) for i in (first, last))
+    return (begun - over).cumsum()[:-1] > 0
+
+# %% ../../nbs/training/30b_events.ipynb #66a2f3dc
 def detections(
-    d: Decisions,
+    d: Decisions,  # in the order of their recordings
     event: int,  # column
     threshold: float = .5,
     rate: float = 500,  # samples a second
@@ -126,21 +145,18 @@ def detections(
     again: float = 1.,  # seconds after which a lasting alarm counts once more
 ) -> Detections:
     "Delays of one event's detections, and false alarms a minute"
-    delays, wrong, quiet_s = [], 0, 0.
-    for s in np.unique(d.series):
-        p, y, sample = (o[d.series == s] for o in
-                        (d.p[:, event], d.y[:, event], d.sample))
-        on, t, runs, far = p >= threshold, sample/rate, _runs(y > 0), round(near*rate)
-        step, close = np.diff(t).mean(), np.zeros(len(t), bool)
-        for a, b in runs:
-            hit = np.flatnonzero(on[a:b]); middle = (t[a] + t[b - 1])/2
-            delays.append(t[a + hit[0]] - middle if len(hit) else np.nan)
-            close |= (sample >= sample[a] - far) & (sample <= sample[b - 1] + far)
-        wrong += sum(1 + int((b - a - 1)*step/again) for a, b in _runs(on & ~close))
-        quiet_s += step*(~close).sum()
-    delays = np.array(delays); found = int(np.isfinite(delays).sum())
-    a_minute = 60*wrong/quiet_s if quiet_s else np.nan
-    return Detections(delays, found, len(delays), float(a_minute))
+    (hop, new), on = _pieces(d), d.p[:, event] >= threshold
+    a, b = _runs(d.y[:, event] > 0, new)
+    close, alarms = _close(d, a, b, round(near*rate)), np.flatnonzero(on)
+    first = np.r_[alarms, len(on)][np.searchsorted(alarms, a)]  # at or after each label
+    found = first < b
+    delays = np.full(len(a), np.nan)
+    delays[found] = d.sample[first[found]] - (d.sample[a] + d.sample[b - 1])[found]/2
+    begin, end = _runs(on & ~close, new)
+    wrong = (1 + ((end - begin - 1)*hop/rate/again).astype(int)).sum()
+    quiet = (~close).sum()*hop/rate
+    a_minute = 60*wrong/quiet if quiet else np.nan
+    return Detections(delays/rate, int(found.sum()), len(a), float(a_minute))
 
 # %% ../../nbs/training/30b_events.ipynb #7d25fdf7
 def threshold_for(
