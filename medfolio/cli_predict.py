@@ -115,7 +115,7 @@ def samples(
         if first is None: first = at
         yield at if at is None else at - first, values
 
-# %% ../nbs/11_cli_predict.ipynb #3fd194aa
+# %% ../nbs/11_cli_predict.ipynb #8649f84c
 def _cell(v):
     import numpy as np
     return '' if math.isnan(v) else np.format_float_positional(v, unique=True, trim='-')
@@ -139,7 +139,7 @@ def _decided(model, paths):
     finally:
         if not live: f.close()
 
-
+# %% ../nbs/11_cli_predict.ipynb #92efb66d
 def _stream(model, paths):
     "Decisions on standard output as they fall"
     from medfolio.training.stream import one_core
