@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 from ..core import MedfolioError
 
-# %% ../../nbs/training/24_eyes.ipynb #b927ec46
+# %% ../../nbs/training/24_eyes.ipynb #5e238bc2
 class Taught(nn.Module):
-    "Pictures from 0 to 1, folded or whole, grey or in colour -> three channels of `size`²"
+    "Pictures from 0 to 1, folded or whole, grey or coloured -> (N, 3, size, size)"
     def __init__(self,
         fold: int = 1,  # so many rows and columns stand in channels of their own
         size: int = 75,  # pixels a side
