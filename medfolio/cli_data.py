@@ -76,7 +76,7 @@ def check(
                for r in found.itertuples()])
     if not found.ok.all(): raise typer.Exit(1)
 
-# %% ../nbs/11_cli_data.ipynb #5252656f
+# %% ../nbs/11_cli_data.ipynb #9d34c36e
 _READ = dict(deeplesion='medfolio.data.deeplesion:read',
              rsna='medfolio.data.dicom:read_hu', cq500='medfolio.data.dicom:read_hu')
 _NO_STORE = dict(eegmmidb='its runs are read from their EDF files as they are',
@@ -95,28 +95,28 @@ def store_folder(name: str, kind: str, size: int) -> Path:
 
 
 def _slices(name, path, kind, size, workers, out):
-    "The store of a dataset of CT, its folder, and what was not indexed"
+    "The store of a dataset of CT, its folder, and how many files were not indexed"
     from medfolio.data.store import prepare
     index, rejects = named(f'medfolio.data.{name}:index')(path)
     dest = out or store_folder(name, kind, size)
     read = named(_READ[name])
-    return prepare(index, read, dest, path, size, workers=workers), dest, rejects
+    return prepare(index, read, dest, path, size, workers=workers), dest, len(rejects)
 
-# %% ../nbs/11_cli_data.ipynb #beeb4274
+# %% ../nbs/11_cli_data.ipynb #f1c61526
 def _series(path, workers, out):
-    "The store of Grasp-and-Lift, its folder, and what was rejected"
+    "The store of Grasp-and-Lift, its folder, and how many series were rejected"
     if out is None:
         from medfolio.roads_eeg import grasp
         got = grasp(path, workers=workers)
-        return got.store, got.store.path, got.rejects
+        return got.store, got.store.path, len(got.rejects)
     from medfolio.data import grasp as g
     from medfolio.data.signals import prepare
     index, rejects = g.index(path)
     store = prepare(index, g.read_series, out, path, g.RATE, g.CHANNELS, g.EVENTS,
                     workers=workers)
-    return store, out, rejects
+    return store, out, len(rejects) + store.manifest['rejects']
 
-# %% ../nbs/11_cli_data.ipynb #a76090d3
+# %% ../nbs/11_cli_data.ipynb #1c8dd18d
 Size = Annotated[int, typer.Option(help='pixels a side; 256 is half the resolution')]
 Workers = Annotated[int, typer.Option(min=1, help='processes')]
 Dest = Annotated[Path | None, typer.Option(help='folder, instead of one under data/')]
@@ -135,11 +135,13 @@ def prepare(name: Dataset, root: Root = None, size: Size = 512, workers: Workers
     if name == 'grasp' and size != 512:
         raise MedfolioError('grasp has samples and no pixels: leave --size out')
     path, kind = catalogue.find_root(name, root)
-    store, dest, rejects = _series(path, workers, out) if name == 'grasp' else \
-        _slices(name, path, kind, size, workers, out)
-    what = 'series' if name == 'grasp' else 'slices'
-    console().print(f'{len(store.index):,} {what} in {dest}; '
-                    f'{len(rejects):,} files were not indexed')
+    if name == 'grasp':
+        store, dest, lost = _series(path, workers, out)
+        said = f'{len(store):,} series in {dest}; {lost:,} were rejected'
+    else:
+        store, dest, lost = _slices(name, path, kind, size, workers, out)
+        said = f'{len(store.index):,} slices in {dest}; {lost:,} files were not indexed'
+    console().print(said)
 
 # %% ../nbs/11_cli_data.ipynb #b7b773c8
 _TWIN = dict(deeplesion=('medfolio.twins.deeplesion:deeplesion_twin', 'patients', 50),
