@@ -44,7 +44,7 @@ def rehearsed(repository, tmp_path, monkeypatch):
 def test_cifar10_is_read_the_same_way(rehearsed, tmp_path):
     "All flavours share the road; this one has a judge, and grows"
     write_cifar(tmp_path/'cifar10/cifar-10-batches-py')
-    record, stage = rehearsed(data='cifar10', flavour='feature', grow=True, z=4, draws=2)
+    record, stage = rehearsed(data='cifar10', flavour='feature', grow=True, z=4)
     assert record['data']['kind'] == 'twin' and record['data']['name'] == '240 pictures of CIFAR-10'
     got = {m['name']: m for m in record['metrics']}
     assert {'nats', 'linear_nats', 'pca_nats', 'rate', 'psnr', 'ssim', 'fid'} < set(got) and got['nats']['n'] == 40
