@@ -14,7 +14,7 @@ import typer
 from .console import console, examples, flag, say_table
 from .core import MedfolioError, root as repository
 
-# %% ../nbs/11_cli_data.ipynb #a8762533
+# %% ../nbs/11_cli_data.ipynb #6687c08d
 data = typer.Typer(no_args_is_help=True, rich_markup_mode='rich',
                    help='Datasets: what they are, whether they are whole, their twins.')
 
@@ -25,14 +25,14 @@ Root = Annotated[Path | None, typer.Option(help='the download, else MEDFOLIO_DAT
 @data.command('list', epilog=examples('medfolio data list'))
 def list_():
     "Every dataset: modality, size, terms, and its state on this machine."
-    from medfolio.data import catalogue
+    from medfolio.data import catalogue_more as catalogue
     say_table([dict(name=n, modality=d['modality'], size=d['size'], here=_here(n))
                for n, d in catalogue.DATASETS.items()])
 
 
 def _here(name):
     "What of a dataset is on this machine, in a word"
-    from medfolio.data.catalogue import find_root
+    from medfolio.data.catalogue_more import find_root
     try: path, kind = find_root(name)
     except MedfolioError: return 'no'
     return f'{"synthetic twin" if kind == "twin" else "real data"} in {path}'
@@ -40,7 +40,7 @@ def _here(name):
 @data.command(epilog=examples('medfolio data info deeplesion'))
 def info(name: Dataset):
     "All there is to know before a download: terms, how to get it, layout, citation."
-    from medfolio.data.catalogue import info, state
+    from medfolio.data.catalogue_more import info, state
     for what, text in info(name)[name].items():
         console().print(f'[dim]{what:<10}[/]' + str(text).replace('\n', '\n' + ' '*10))
     console().print(f'[dim]{"here":<10}[/]{state(name)}')
@@ -60,15 +60,15 @@ def unpack(archives: Archives, dest: Into, max_gb: Most = 1000):
         names = extract(a, dest, max_bytes=max_gb*1e9)
         console().print(f'{a.name}: {len(names):,} files in {dest}', markup=False)
 
-# %% ../nbs/11_cli_data.ipynb #fa1d009f
+# %% ../nbs/11_cli_data.ipynb #6c1f4d9b
 @data.command(epilog=examples('medfolio data check rsna',
                               'medfolio data check cq500 --root /scans/CQ500 --deep'))
 def check(
     name: Dataset, root: Root = None,
-    deep: flag('--deep', 'open every header, too') = False,
+    deep: flag('--deep', 'open every file, too') = False,
 ):
     "Is the download whole? Changes nothing; says what is missing."
-    from medfolio.data import catalogue
+    from medfolio.data import catalogue_more as catalogue
     path, kind = catalogue.find_root(name, root)
     found = catalogue.check(name, path, deep)
     console().print(f'{path} ({"synthetic twin" if kind == "twin" else "real data"})')
@@ -76,12 +76,11 @@ def check(
                for r in found.itertuples()])
     if not found.ok.all(): raise typer.Exit(1)
 
-# %% ../nbs/11_cli_data.ipynb #f61c88b6
+# %% ../nbs/11_cli_data.ipynb #9d34c36e
 _READ = dict(deeplesion='medfolio.data.deeplesion:read',
              rsna='medfolio.data.dicom:read_hu', cq500='medfolio.data.dicom:read_hu')
-_TWIN = dict(deeplesion='medfolio.twins.deeplesion:deeplesion_twin',
-             rsna='medfolio.twins.rsna:rsna_twin',
-             cq500='medfolio.twins.cq500:cq500_twin')
+_NO_STORE = dict(eegmmidb='its runs are read from their EDF files as they are',
+                 mnist='its digits are read from their four files as they are')
 
 
 def named(spec: str):
@@ -94,41 +93,82 @@ def store_folder(name: str, kind: str, size: int) -> Path:
     "Where `prepare` puts a store unless told otherwise"
     return repository()/'data/stores'/f'{name}-{kind}-{size}'
 
-# %% ../nbs/11_cli_data.ipynb #4db8780c
+
+def _slices(name, path, kind, size, workers, out):
+    "The store of a dataset of CT, its folder, and how many files were not indexed"
+    from medfolio.data.store import prepare
+    index, rejects = named(f'medfolio.data.{name}:index')(path)
+    dest = out or store_folder(name, kind, size)
+    read = named(_READ[name])
+    return prepare(index, read, dest, path, size, workers=workers), dest, len(rejects)
+
+# %% ../nbs/11_cli_data.ipynb #f1c61526
+def _series(path, workers, out):
+    "The store of Grasp-and-Lift, its folder, and how many series were rejected"
+    if out is None:
+        from medfolio.roads_eeg import grasp
+        got = grasp(path, workers=workers)
+        return got.store, got.store.path, len(got.rejects)
+    from medfolio.data import grasp as g
+    from medfolio.data.signals import prepare
+    index, rejects = g.index(path)
+    store = prepare(index, g.read_series, out, path, g.RATE, g.CHANNELS, g.EVENTS,
+                    workers=workers)
+    return store, out, len(rejects) + store.manifest['rejects']
+
+# %% ../nbs/11_cli_data.ipynb #1c8dd18d
 Size = Annotated[int, typer.Option(help='pixels a side; 256 is half the resolution')]
 Workers = Annotated[int, typer.Option(min=1, help='processes')]
 Dest = Annotated[Path | None, typer.Option(help='folder, instead of one under data/')]
 
 
 @data.command(epilog=examples('medfolio data prepare deeplesion',
-                              'medfolio data prepare rsna --size 256 --workers 8'))
+                              'medfolio data prepare rsna --size 256 --workers 8',
+                              'medfolio data prepare grasp --root /scans/grasp'))
 def prepare(name: Dataset, root: Root = None, size: Size = 512, workers: Workers = 2,
             out: Dest = None):
     "Build the store that experiments load from; goes on where it was interrupted."
-    from medfolio.data import catalogue
-    from medfolio.data.store import prepare
+    from medfolio.data import catalogue_more as catalogue
+    catalogue.entry(name)
+    if name in _NO_STORE:
+        raise MedfolioError(f'{name} needs no store: {_NO_STORE[name]}')
+    if name == 'grasp' and size != 512:
+        raise MedfolioError('grasp has samples and no pixels: leave --size out')
     path, kind = catalogue.find_root(name, root)
-    index, rejects = named(f'medfolio.data.{name}:index')(path)
-    dest = out or store_folder(name, kind, size)
-    store = prepare(index, named(_READ[name]), dest, path, size, workers=workers)
-    console().print(f'{len(store.index):,} slices in {dest}; '
-                    f'{len(rejects):,} files were not indexed')
+    if name == 'grasp':
+        store, dest, lost = _series(path, workers, out)
+        said = f'{len(store):,} series in {dest}; {lost:,} were rejected'
+    else:
+        store, dest, lost = _slices(name, path, kind, size, workers, out)
+        said = f'{len(store.index):,} slices in {dest}; {lost:,} files were not indexed'
+    console().print(said)
 
-# %% ../nbs/11_cli_data.ipynb #3b668314
-Units = Annotated[int, typer.Option(min=1, help='patients (scans for cq500)')]
+# %% ../nbs/11_cli_data.ipynb #b7b773c8
+_TWIN = dict(deeplesion=('medfolio.twins.deeplesion:deeplesion_twin', 'patients', 50),
+             rsna=('medfolio.twins.rsna:rsna_twin', 'patients', 50),
+             cq500=('medfolio.twins.cq500:cq500_twin', 'scans', 50),
+             grasp=('medfolio.twins.grasp:grasp_twin', 'subjects', 12),
+             mnist=('medfolio.twins.digits:digits_twin', 'train', 8000))
+Units = Annotated[int | None, typer.Option(
+    min=1, help='patients (50 unless given); scans of cq500 (50), subjects of grasp '
+                '(12), digits of mnist to learn from (8000)')]
 Seed = Annotated[int, typer.Option(help='another seed, other patients')]
 Signal = Annotated[int, typer.Option(min=0, max=1, help='0: nothing to be found')]
 
 
 @data.command(epilog=examples('medfolio data twin deeplesion',
-                              'medfolio data twin rsna --units 20 --signal 0'))
-def twin(name: Dataset, units: Units = 50, seed: Seed = 0, signal: Signal = 1,
+                              'medfolio data twin rsna --units 20 --signal 0',
+                              'medfolio data twin grasp'))
+def twin(name: Dataset, units: Units = None, seed: Seed = 0, signal: Signal = 1,
          workers: Workers = 2, out: Dest = None):
     "Write the synthetic twin of a dataset, in the dataset's own format."
-    from medfolio.data.catalogue import entry, twin_root
+    from medfolio.data.catalogue_more import NO_TWIN, entry, twin_root
     entry(name)
+    if name in NO_TWIN: raise MedfolioError(NO_TWIN[name])
     dest = out or twin_root(name)
     if (dest/'TWIN.json').exists():
         raise MedfolioError(f'{dest} already holds a twin: delete it, or choose --out')
-    named(_TWIN[name])(dest, units, seed=seed, signal=signal, workers=workers)
+    spec, counts, usual = _TWIN[name]
+    named(spec)(dest, **{counts: units or usual}, seed=seed, signal=signal,
+                workers=workers)
     console().print(f'synthetic twin of {name} in {dest}')

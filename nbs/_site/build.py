@@ -122,7 +122,7 @@ def write_sources(root, src, badges):
 
 def order(experiments):
     "Experiments by name, the pages about all of them last"
-    last = ['leakage', 'benchmarks', 'results']
+    last = ['leakage', 'benchmarks', 'benchmarks_signals', 'results']
     return sorted(experiments, key=lambda p: (p.stem in last, p.stem))
 
 
