@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Spread', 'spread_vae', 'Said', 'said_of', 'Linear', 'directions', 'walked', 'slopes']
 
-# %% ../../nbs/training/23_surprise.ipynb #91b9619b
+# %% ../../nbs/training/23_surprise.ipynb #56e15d87
 import math
 from typing import NamedTuple
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from ..core import MedfolioError
@@ -100,7 +101,7 @@ def said_of(
     net.train(was)
     return Said(*map(np.concatenate, zip(*out)))
 
-# %% ../../nbs/training/23_surprise.ipynb #2f6a2286
+# %% ../../nbs/training/23_surprise.ipynb #c2700863
 class Linear:
     "Principal components and what they leave over, nearby"
     def __init__(
@@ -124,27 +125,35 @@ class Linear:
         g = np.exp(-.5*far**2) + 1e-9; g /= g.sum(1, keepdims=True)
         self.nearby = (torch.tensor(g, dtype=x.dtype) @ rest + least**2).sqrt()
 
-    def left(self, flat):
-        "What the components do not explain"
-        v = flat - self.centre
-        return v - (v @ self.axes) @ self.axes.T
+# %% ../../nbs/training/23_surprise.ipynb #45610eb1
+@patch
+def left(self: Linear, flat):
+    "What the components do not explain"
+    v = flat - self.centre
+    return v - (v @ self.axes) @ self.axes.T
 
-    def expected(self, x): return x - self.left(x.flatten(1)).view(x.shape)
 
-    def surprise(self, x, place):
-        "As the network's, (N, H, W)"
-        at = (np.clip(place, 0, 1)*(len(self.grid) - 1)).round().astype(int)
-        out = self.left(x.flatten(1))/self.nearby[at]
-        return out.view(len(x), *self.shape).numpy()
+@patch
+def expected(self: Linear, x): return x - self.left(x.flatten(1)).view(x.shape)
 
-    def log_prob(self, x):
-        "Log-density of each slice, nats"
-        w = (self.axes*self.var.sqrt()).double()
-        normal = torch.distributions.LowRankMultivariateNormal
-        p = normal(self.centre.double(), w, self.rest.double())
-        return p.log_prob(x.flatten(1).double()).numpy()
 
-# %% ../../nbs/training/23_surprise.ipynb #281fb3b8
+@patch
+def surprise(self: Linear, x, place):
+    "As the network's, (N, H, W)"
+    at = (np.clip(place, 0, 1)*(len(self.grid) - 1)).round().astype(int)
+    out = self.left(x.flatten(1))/self.nearby[at]
+    return out.view(len(x), *self.shape).numpy()
+
+
+@patch
+def log_prob(self: Linear, x):
+    "Log-density of each slice, nats"
+    w = (self.axes*self.var.sqrt()).double()
+    normal = torch.distributions.LowRankMultivariateNormal
+    p = normal(self.centre.double(), w, self.rest.double())
+    return p.log_prob(x.flatten(1).double()).numpy()
+
+# %% ../../nbs/training/23_surprise.ipynb #3c04b9d1
 def directions(
     mu: np.ndarray,  # (N, Z): hidden numbers of training pictures
     facts: np.ndarray,  # (N, K): what is known of them, each in units of its own
@@ -159,7 +168,7 @@ def directions(
     cov = cov/(len(v) - 1)
     return B, cov @ B.T @ np.linalg.inv(B @ cov @ B.T)
 
-
+# %% ../../nbs/training/23_surprise.ipynb #a9bb81b3
 @torch.no_grad()
 def walked(
     net: VAE,  # from `spread_vae`
