@@ -55,7 +55,8 @@ def _environment(e, stage, smoke, threads):
     rehearsal = 'IN_TEST', 'MEDFOLIO_SMOKE'
     env = {k: v for k, v in os.environ.items() if k not in rehearsal}
     env |= dict(MEDFOLIO_ROOT=str(root()), MEDFOLIO_RUN=e.name,
-                MEDFOLIO_STAGE=str(stage), PYTHONHASHSEED='0')
+                MEDFOLIO_STAGE=str(stage), PYTHONHASHSEED='0',
+                PYTHONWARNINGS='ignore:IProgress not found')  # names a path
     if smoke: env['MEDFOLIO_SMOKE'] = '1'
     if threads: env |= dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     return env
