@@ -68,9 +68,9 @@ def state(
     root=None,  # the caller's own folder, if any
 ) -> str:
     "One line: which data there are and where they were found"
-    try: path, kind = find_root(name, root)
+    try: find_root(name, root)
     except MedfolioError as e: return str(e)
-    return f"{'real data' if kind == 'real' else 'synthetic twin'} in {path}"
+    return catalogue.state(name, root)
 
 
 def listing() -> pd.DataFrame:
