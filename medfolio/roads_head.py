@@ -35,7 +35,7 @@ def _rsna_twin(signal, smoke, size, workers):
     "The twin of the pages, or the one of a rehearsal"
     from medfolio.twins.rsna import VERSION, rsna_twin
     name, patients, seed = (('smoke', 24, 0) if smoke else
-                            ('paper', 600, 1) if signal else ('paper', 150, 0))
+                            ('paper', 1000, 2) if signal else ('paper', 150, 0))
     at = f'rsna-{name}' + ('' if size == 256 else f'-{size}')
     return twin_of(at + ('' if signal else '-blank'), rsna_twin, VERSION, seed=seed,
                    signal=signal, size=size, patients=patients, workers=workers)

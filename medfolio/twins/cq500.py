@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 import numpy as np, pandas as pd
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLosslessSV1
+from threadpoolctl import threadpool_limits
 from .bleeds import KINDS
 from .files import in_parallel, save_dicom, twin_folder
 from .head import Head, VERSION
@@ -188,6 +189,7 @@ def _write_series(folder, r, head, name, n, size, series, scanner, scan):
     return rows
 
 # %% ../../nbs/twins/05_cq500.ipynb #dd0b12e3
+@threadpool_limits.wrap(limits=1)
 def _scan(folder, seed, p, n, signal, size, thin):
     "Write one scan; its slices' rows, its line of reads.csv, what is true of it"
     r, name = stream(seed, 'cq500', p), f'CQ500-CT-{n}'

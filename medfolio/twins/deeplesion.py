@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from isal import isal_zlib
+from threadpoolctl import threadpool_limits
 from ..core import MedfolioError, write_atomic
 from .abdomen import Abdomen, shells
 from .lesions import (RANGE, SHARE, TYPES, click, contour, draw, grow,
@@ -160,6 +161,7 @@ def write_key(root, vol, key, own, names, size, signal, neighbours, spread, part
     return rows, truths
 
 # %% ../../nbs/twins/02_deeplesion.ipynb #2ea90d62
+@threadpool_limits.wrap(limits=1)
 def write_patient(root, patient, seed, signal, size, neighbours, slices, spread,
                   larger=1.):
     "Draw and write one patient; its rows and its truths"

@@ -11,6 +11,7 @@ import json, math
 from pathlib import Path
 import numpy as np, pandas as pd
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
+from threadpoolctl import threadpool_limits
 from .bleeds import KINDS
 from .files import in_parallel, save_dicom, twin_folder
 from .head import Head, VERSION, draw_kinds, labels_of
@@ -137,6 +138,7 @@ def make_study(folder, seed, p, scan, profile, signal, size):
     return rows, masks, head
 
 # %% ../../nbs/twins/04_rsna.ipynb #9c1a8564
+@threadpool_limits.wrap(limits=1)
 def _patient(folder, seed, p, profile, signal, size, test):
     "Write one patient; rows of slices, row of the patient"
     folder, rows, masks = Path(folder), [], {}
