@@ -216,7 +216,7 @@ def _masked(logits, y, loss=ich_loss('bce')):
 def fit_context(
     f, logits, y,  # of slices: features, what each says by itself, labels
     scan, z,  # of slices: name of the scan, place in it
-    hidden: int = 32, epochs: int = 40, lr: float = 3e-3, bs: int = 16, seed: int = 0,
+    hidden: int = 64, epochs: int = 15, lr: float = 3e-3, bs: int = 16, seed: int = 0,
 ) -> SliceGRU:
     "A network over the slices of a scan that corrects logits"
     seed_all(seed)
