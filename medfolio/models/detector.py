@@ -11,7 +11,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from ..core import MedfolioError
-from .backbones import Residual
+from .backbones import stage
 
 # %% ../../nbs/models/13_detector.ipynb #0babe8f9
 STRIDE = 4  # pixels a cell
@@ -120,7 +120,7 @@ class Detector(nn.Module):
         first = nn.Conv2d(inputs, width, 8, 4, 2, bias=False)
         self.stem = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(inplace=True),
                                   conv(width, width))
-        self.levels = nn.ModuleList([Residual(i, o, 2) for i, o in zip(w, w[1:])])
+        self.levels = nn.ModuleList([stage(i, o, 'down') for i, o in zip(w, w[1:])])
         self.side = nn.ModuleList([nn.Conv2d(c, width, 1) for c in w])
         self.head = nn.Sequential(conv(width, width), nn.Conv2d(width, 5, 1))
         nn.init.zeros_(self.head[-1].weight[1:])

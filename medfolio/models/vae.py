@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['kl', 'log_normal', 'reparametrise', 'elbo', 'Mirror', 'VAE', 'slice_vae']
 
-# %% ../../nbs/models/14_vae.ipynb #99559fc6
+# %% ../../nbs/models/14_vae.ipynb #207d847e
 import math
 import torch
 from torch import nn
 from ..core import MedfolioError
-from .backbones import Residual, ResidualStack
+from .backbones import ResidualStack, ready, stage
 
 # %% ../../nbs/models/14_vae.ipynb #b2689bb7
 def kl(
@@ -45,7 +45,7 @@ def elbo(
     "A bound from below of each item's log-probability, for one draw"
     return log_normal(x, mean, 2*log_sigma) - beta*kl(mu, logvar)
 
-# %% ../../nbs/models/14_vae.ipynb #0b495603
+# %% ../../nbs/models/14_vae.ipynb #df14c6bc
 class Mirror(nn.Module):
     "A residual stack in reverse: a map of hidden numbers in, slices out"
     def __init__(
@@ -55,15 +55,12 @@ class Mirror(nn.Module):
         c_out: int = 1,  # of the slices
     ):
         super().__init__()
-        blocks = []
-        for block in reversed(body.stages):
-            conv = block.body[0][0]
-            if conv.stride[0] > 1: blocks.append(nn.Upsample(scale_factor=conv.stride))
-            blocks.append(Residual(conv.out_channels, conv.in_channels))
-        stride, width = body.stem[0].stride[0], body.stem[0].out_channels
+        w, stride, back = body.widths, body.stem.stride[0], dict(down='up', same='same')
+        blocks = [stage(b, a, back[block.scale])
+                  for a, b, block in zip(w, w[1:], body.stages)][::-1]
         self.net = nn.Sequential(
-            nn.Conv2d(z, body.channels, 1), *blocks,
-            nn.Conv2d(width, c_out*stride**2, 3, padding=1), nn.PixelShuffle(stride))
+            nn.Conv2d(z, body.channels, 1), *blocks, ready(w[0]),
+            nn.Conv2d(w[0], c_out*stride**2, 3, padding=1), nn.PixelShuffle(stride))
 
     def forward(self, z): return self.net(z)
 
