@@ -91,13 +91,20 @@ def module_path(name: str, base=None) -> Path | None:
     files = path.with_name(f'{path.name}.py'), path/'__init__.py'
     return next((f for f in files if f.is_file()), None)
 
-# %% ../nbs/02_fresh.ipynb #3c5b892f
+# %% ../nbs/02_fresh.ipynb #b86ea0ea
 _FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 _BLOCKS = ast.ClassDef, *_FUNCTIONS
 _ASSIGNS = ast.Assign, ast.AnnAssign, ast.AugAssign
 _HARMLESS = set("""cache lru_cache functools.cache functools.lru_cache contextmanager
     contextlib.contextmanager dataclass njit intrinsic property staticmethod classmethod
     torch.no_grad torch.inference_mode threadpool_limits.wrap""".split())
+
+
+def _dotted(node):
+    "`a.b.c` of a name with its attributes; empty for anything else"
+    if isinstance(node, ast.Name): return node.id
+    head = _dotted(node.value) if isinstance(node, ast.Attribute) else ''
+    return f'{head}.{node.attr}' if head else ''
 
 
 def _registers(node):
@@ -108,7 +115,7 @@ def _registers(node):
              for n in nodes for d in n.decorator_list]
     return bool(getattr(node, 'keywords', 0)) or not _HARMLESS >= set(map(_dotted, calls))
 
-
+# %% ../nbs/02_fresh.ipynb #8ce47dca
 def _owner(node):
     "The name at the root of `a.b[c]`"
     while isinstance(node, (ast.Attribute, ast.Subscript)): node = node.value
@@ -164,15 +171,8 @@ def statements(
             for name in names | {'*'}: out[name].append(node)
     return dict(out)
 
-# %% ../nbs/02_fresh.ipynb #ad228a4d
+# %% ../nbs/02_fresh.ipynb #9e3853ee
 _PLACE = re.compile(r'medfolio(\.\w+)+(:\w+)?')
-
-
-def _dotted(node):
-    "`a.b.c` of a name with its attributes; empty for anything else"
-    if isinstance(node, ast.Name): return node.id
-    head = _dotted(node.value) if isinstance(node, ast.Attribute) else ''
-    return f'{head}.{node.attr}' if head else ''
 
 
 def _uses(node):
