@@ -91,7 +91,7 @@ def module_path(name: str, base=None) -> Path | None:
     files = path.with_name(f'{path.name}.py'), path/'__init__.py'
     return next((f for f in files if f.is_file()), None)
 
-# %% ../nbs/02_fresh.ipynb #b86ea0ea
+# %% ../nbs/02_fresh.ipynb #79c4111e
 _FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 _BLOCKS = ast.ClassDef, *_FUNCTIONS
 _ASSIGNS = ast.Assign, ast.AnnAssign, ast.AugAssign
@@ -113,7 +113,8 @@ def _registers(node):
     nodes = [node, *(n for n in body if isinstance(n, _BLOCKS))]
     calls = [d.func if isinstance(d, ast.Call) else d
              for n in nodes for d in n.decorator_list]
-    return bool(getattr(node, 'keywords', 0)) or not _HARMLESS >= set(map(_dotted, calls))
+    kind = getattr(node, 'keywords', [])  # a metaclass, or words for one
+    return bool(kind) or not set(map(_dotted, calls)) <= _HARMLESS
 
 # %% ../nbs/02_fresh.ipynb #8ce47dca
 def _owner(node):
@@ -135,7 +136,7 @@ def _defines(node, own):
     names |= {n.name for n in nodes if isinstance(n, _BLOCKS)}
     return {'', *names, *inside, *(name for name, *_ in _imported(nodes, ''))}
 
-# %% ../nbs/02_fresh.ipynb #90555f48
+# %% ../nbs/02_fresh.ipynb #569b52d7
 def _is_text(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
@@ -148,7 +149,7 @@ def _owned(tree):
         elif isinstance(n, ast.Assign) and not isinstance(n.value, other):
             yield from (t.id for t in n.targets if isinstance(t, ast.Name))
 
-
+# %% ../nbs/02_fresh.ipynb #02900490
 @lru_cache(1024)
 def statements(
     src: str,  # Python source
