@@ -224,7 +224,7 @@ def _step(where, what, look):
         else: more |= _needs(n, where)
     return nodes, more
 
-# %% ../nbs/02_fresh.ipynb #4881970e
+# %% ../nbs/02_fresh.ipynb #90c03794
 _RULE = 'medfolio.fresh'
 
 
@@ -249,7 +249,7 @@ def reached(
         todo |= more - seen
     return {m: nodes for m, nodes in out.items() if nodes and m not in ('', _RULE)}
 
-
+# %% ../nbs/02_fresh.ipynb #a01f2584
 @lru_cache(65536)
 def _dump(node): return ast.dump(_strip_docstrings(node))
 
@@ -261,7 +261,8 @@ def modules(
     "Medfolio module -> digest of what `sources` reach in it"
     place = lambda node: (node.lineno, node.col_offset, _dump(node))
     found = sorted(reached(sources, base).items())
-    return {m: digest([_dump(n) for n in sorted(nodes, key=place)]) for m, nodes in found}
+    text = lambda nodes: [_dump(n) for n in sorted(nodes, key=place)]
+    return {m: digest(text(nodes)) for m, nodes in found}
 
 # %% ../nbs/02_fresh.ipynb #ebf05ff6
 def lock_digest(base=None) -> str:
