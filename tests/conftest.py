@@ -33,6 +33,11 @@ class Checkout:
 
     def paper(self, text): (self.root/'nbs/paper.yaml').write_text(text)
 
+    def library(self, **modules):
+        "Write modules of a package `medfolio` of the checkout's own: read for their names, never run"
+        (self.root/'medfolio').mkdir(exist_ok=True)
+        for name, text in modules.items(): (self.root/f'medfolio/{name}.py').write_text(text)
+
     def popen(self, *args, **env):
         env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MEDFOLIO_SMOKE', 'MEDFOLIO_ROOT')} | env
         start = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '  # a shell's `&` ignores Ctrl-C

@@ -47,6 +47,22 @@ def test_a_forbidden_import_is_seen():
     assert not crossings({'medfolio.training.x': 'from medfolio.data.store import Store\nfrom ..core import root'})
 
 
+HIDDEN = r'__init_subclass__|\bglobals\(|sys\.modules\[__name__|\b(?:eval|exec)\('
+
+
+def hidden(src):
+    "Ways to reach or change code that freshness cannot see"
+    code = re.sub(r'"[^"\n]*"|#.*', '', src)
+    return [l.strip() for l in code.splitlines() if re.search(rf'(?<![.\w])(?:{HIDDEN})', l)]
+
+
+def test_nothing_in_the_library_hides_from_freshness():
+    files = [p for p in (ROOT/'medfolio').rglob('*.py') if not p.name.startswith('_')]
+    found = {p.name: h for p in files if (h := hidden(p.read_text()))}
+    assert files and not found
+    assert len(hidden('exec(x)\nnet.eval()\ndef __init_subclass__(cls): pass\nglobals()[name] = 1')) == 3
+
+
 # Versions
 
 def pins(text):

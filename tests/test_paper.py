@@ -172,17 +172,34 @@ def test_code_that_changes_during_a_run_is_not_published(checkout):
 
 
 def test_a_library_that_changes_during_a_run_is_not_published(checkout):
-    library = checkout.root/'medfolio/extra.py'
-    library.parent.mkdir(); library.write_text('K = 1')
-    checkout.notebook([*TOY[:3], 'if False: import medfolio.extra\n' + TOY[3], *TOY[4:]])
+    checkout.library(extra='K = 1')
+    checkout.notebook([*TOY[:3], 'if False: from medfolio.extra import K\n' + TOY[3], *TOY[4:]])
     (checkout.root/'nbs/hold').touch()
     with checkout.popen('run', 'toy') as p:
         until(lambda: (checkout.root/'nbs/pids').exists())
-        library.write_text('K = 2')
+        checkout.library(extra='K = 2')
         (checkout.root/'nbs/hold').unlink()
         out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and 'its code changed while it ran' in err
     assert checkout.states()['toy'] == 'never run'
+
+
+def test_only_what_a_run_reaches_makes_it_stale(checkout):
+    ours = dict(net='from .layers import deep\ndef fit(): return deep()\ndef plot(): return 1',
+                layers='def deep(): return 1\ndef spare(): return 2', apart='def alone(): return 3')
+    checkout.library(**ours); checkout.paper('toy: {notebook: toy}\n')
+    checkout.notebook([*TOY[:3], 'if False:\n    from medfolio.net import fit; fit()\n' + TOY[3], *TOY[4:]])
+    assert checkout('paper')[0] == 0
+    assert checkout.record()['code']['modules'].keys() == {'medfolio.net', 'medfolio.layers'}
+    for changed in (dict(net=ours['net'].replace('return 1', 'return 4')), dict(apart='def alone(): return 5'),
+                    dict(layers=ours['layers'].replace('return 2', 'return 6'))):
+        checkout.library(**ours | changed)
+        assert checkout.states() == {'toy': 'fresh'}, changed
+    checkout.library(**ours | dict(layers=ours['layers'].replace('return 1', 'return 7')))
+    status, out, err = checkout('paper', '--check')
+    assert status == 1 and 'medfolio.layers changed' in out and 'medfolio.net' not in out
+    checkout.library(**ours)
+    assert checkout('paper', '--check')[0] == 0
 
 
 def test_papermill_alone_makes_a_result(checkout):
