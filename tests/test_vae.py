@@ -1,6 +1,7 @@
-"The page of the autoencoder on pictures in colour: a rehearsal on drawn discs, in the files of CIFAR-10"
+"The page of the autoencoder on pictures in colour: rehearsals on drawn discs, in the files of CIFAR-10 and CelebA"
 import json, math, pickle
 import numpy as np, pytest
+from PIL import Image
 from medfolio.record import read_record
 from medfolio.worker import execute
 
@@ -25,6 +26,20 @@ def write_cifar(folder, n=40):
     for b in [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']:
         x, y = discs(n, rng)
         (folder/b).write_bytes(pickle.dumps({b'data': x.reshape(n, -1), b'labels': y.tolist()}, 4))
+
+
+def write_celeba(folder, n=200, people=40):
+    "The files of CelebA, n faces of some people, whom no two parts share; marked as a twin"
+    (folder/'img_align_celeba').mkdir(parents=True)
+    (folder/'TWIN.json').write_text(json.dumps(dict(generator='tests/test_vae.py', seed=0)))
+    x, y = discs(n, np.random.default_rng(0))
+    names, who = [f'{i + 1:06d}.jpg' for i in range(n)], np.arange(n) % people
+    for name, o in zip(names, x):
+        Image.fromarray(o.transpose(1, 2, 0)).resize((178, 218)).save(folder/'img_align_celeba'/name)
+    lines = lambda v: ''.join(f'{name} {o}\n' for name, o in zip(names, v))
+    (folder/'list_eval_partition.txt').write_text(lines(np.searchsorted([24, 32], who, 'right')))
+    (folder/'identity_CelebA.txt').write_text(lines(who))
+    (folder/'list_attr_celeba.txt').write_text(f'{n}\nSmiling\n' + lines(np.where(y < 5, 1, -1)))
 
 
 @pytest.fixture
@@ -53,5 +68,18 @@ def test_cifar10_is_read_the_same_way(rehearsed, tmp_path):
     assert 0 < got['bits']['no_skill'] < 8.5                      # eight bits for a level that nothing is known of
     table = (stage/'nats.csv').read_text()
     assert len(table.splitlines()) == 5 and 'Burda' not in table  # four models, and no literature of digits
+    for part in record['figures'] + record['tables'] + record['metrics']:
+        assert 'digit' not in part.get('caption', part.get('what')), part
+
+
+def test_celeba_is_read_the_same_way(rehearsed, tmp_path):
+    "64 pixels a side, parts as the list has them, and intervals over people, of whom each has five faces"
+    write_celeba(tmp_path/'celeba')
+    record, stage = rehearsed(data='celeba', z=4)
+    assert record['data']['kind'] == 'twin' and record['data']['name'] == '200 faces of CelebA'
+    got = {m['name']: m for m in record['metrics']}
+    assert got['nats']['n'] == 8
+    for k in 'value', 'no_skill':
+        assert math.isclose(got['bits'][k], got['nats'][k]/(3*64*64*math.log(2)), rel_tol=1e-5), k
     for part in record['figures'] + record['tables'] + record['metrics']:
         assert 'digit' not in part.get('caption', part.get('what')), part
