@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['code_digest', 'is_injected', 'nb_code', 'cells_digest', 'imports', 'module_path', 'statements', 'reached', 'modules',
-           'lock_digest', 'code_of', 'why_stale']
+           'lock_digest', 'code_of', 'changed', 'why_stale']
 
 # %% ../nbs/02_fresh.ipynb #9aba1b0b
 import ast, re
@@ -286,6 +286,16 @@ def code_of(
     return parts | dict(key=digest(parts))
 
 
+def changed(
+    names: list,
+    most: int = 6,  # that are named
+) -> str:
+    "These names changed, in words; the first few of many"
+    if not names: return ''
+    rest = [f'{len(names) - most + 1} more'] if len(names) > most else []
+    return ', '.join(names[:most - len(rest)] + rest) + ' changed'
+
+
 def why_stale(
     was: dict,  # `code_of` as a record kept it
     now: dict,  # `code_of` today
@@ -296,4 +306,4 @@ def why_stale(
                                lock='the lock').items() if was[k] != now[k]]
     names = sorted(was['modules'].keys() | now['modules'].keys())
     what += [n for n in names if was['modules'].get(n) != now['modules'].get(n)]
-    return ', '.join(what) + ' changed'
+    return changed(what)

@@ -10,7 +10,7 @@ import fnmatch
 from dataclasses import dataclass, field
 from pathlib import Path
 from .core import MedfolioError, nearest, params_of, resolve, root
-from .fresh import code_of, why_stale
+from .fresh import changed, code_of, why_stale
 from .provenance import changed_sources, place
 from .record import records
 
@@ -139,8 +139,7 @@ def _why(e, record):
     there = [(n, root()/f'figures/{n}') for n in e.needs]
     missing = [n for n, p in there if p.is_dir() and place(p/'record.json') not in have]
     if missing: return f'{", ".join(missing)} came after it'
-    changed = changed_sources(record)
-    return f'{", ".join(changed)} changed' if changed else ''
+    return changed(changed_sources(record))
 
 
 def state(
