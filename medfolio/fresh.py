@@ -285,7 +285,7 @@ def code_of(
                  params=params, lock=lock_digest(base))
     return parts | dict(key=digest(parts))
 
-
+# %% ../nbs/02_fresh.ipynb #8e75e0b1
 def changed(
     names: list,
     most: int = 6,  # that are named
