@@ -83,3 +83,11 @@ def test_celeba_is_read_the_same_way(rehearsed, tmp_path):
         assert math.isclose(got['bits'][k], got['nats'][k]/(3*64*64*math.log(2)), rel_tol=1e-5), k
     for part in record['figures'] + record['tables'] + record['metrics']:
         assert 'digit' not in part.get('caption', part.get('what')), part
+
+
+def test_the_command_of_the_page(rehearsed):
+    "Digits, a dear description, features and growth at once; without MNIST's files its real digits, or a twin"
+    record, _ = rehearsed(data='mnist', beta=4., flavour='feature', grow=True)
+    got = {m['name']: m for m in record['metrics']}
+    assert record['params']['beta'] == 4 and got['nats']['unit'] == 'nats'
+    assert math.isfinite(got['nats']['value']) and 'capacity_rate' not in got  # that section is the plain run's

@@ -19,25 +19,25 @@ class Sandwich(nn.Module):
         first: int = 1,  # the first layer that a fresh one follows; the stem is 0
     ):
         super().__init__()
-        self.old = nn.ModuleList(deepcopy([body.stem, *body.stages]))
+        self.old = nn.ModuleList(deepcopy([body.stem, *body.stages, body.last]))
         self.fresh = nn.ModuleList(stage(c, c) if i >= first else nn.Identity()
                                    for i, c in enumerate(body.widths))
-        self.last, self.channels = deepcopy(body.last), body.channels
+        self.channels = body.channels
         self.freeze()
 
     def freeze(self, on: bool = True):
         "Keep the old layers as they are, statistics of batch normalisation included"
         self.frozen = on
-        for o in (self.old, self.last): o.requires_grad_(not on)
+        self.old.requires_grad_(not on)
         return self.train(self.training)
 
     def unfreeze(self): return self.freeze(False)
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if self.frozen: self.old.eval(); self.last.eval()
+        if self.frozen: self.old.eval()
         return self
 
     def forward(self, x):
         for old, fresh in zip(self.old, self.fresh): x = fresh(old(x))
-        return self.last(x)
+        return self.old[-1](x)
