@@ -115,24 +115,32 @@ def places(n: int, device=None) -> torch.Tensor:
 
 
 class Spatial(nn.Module):
-    "Soft-argmax: `(position (N, 2), features at it (N, C))` of a map"
-    def __init__(self, channels: int):
+    "Soft-argmax near a place: `(position (N, 2), features there (N, C))` of a map"
+    def __init__(
+        self,
+        channels: int,
+        reach: float = .125,  # s.d. of what is near, fraction of the input
+    ):
         super().__init__()
         self.heat, self.channels = nn.Conv2d(channels, 1, 1), channels
+        self.reach = reach
 
-    def forward(self, f):
+    def forward(self, f, at=None):  # at (N, 2): places; the heat's peaks by default
+        f = f.float()
         self.logp = self.heat(f).float().flatten(2).log_softmax(2)  # (N, 1, places)
-        p, (h, w) = self.logp.exp(), f.shape[2:]
-        self.shape = (h, w)
+        self.shape = h, w = f.shape[2:]
         y, x = torch.meshgrid(places(h, f.device), places(w, f.device), indexing='ij')
-        xy = p @ torch.stack([x, y], -1).view(-1, 2)
-        return xy[:, 0], (p*f.float().flatten(2)).sum(2)
+        grid = torch.stack([x, y], -1).view(-1, 2)
+        if at is None: at = grid[self.logp[:, 0].argmax(1)]
+        far = (grid - at[:, None]).square().sum(2)/(2*self.reach**2)
+        p = (self.logp - far[:, None]).softmax(2)
+        return (p @ grid)[:, 0], (p*f.flatten(2)).sum(2)
 
 
 class Pooled(nn.Module):
     "The mean of the map; the position is the middle, whatever the map"
     def __init__(self, channels: int): super().__init__(); self.channels = channels
-    def forward(self, f):
+    def forward(self, f, at=None):
         return f.new_full((len(f), 2), .5).float(), f.float().mean((2, 3))
 
 
@@ -142,7 +150,7 @@ class Flat(nn.Module):
         super().__init__()
         self.linear, self.channels = nn.Linear(channels*cells, features), features
 
-    def forward(self, f):
+    def forward(self, f, at=None):
         v = self.linear(f.float().flatten(1)).relu()
         return v.new_full((len(f), 2), .5), v
 
@@ -167,6 +175,11 @@ class BoxNet(nn.Module):
         self.head = head(hidden)
 
     def forward(self, x):
-        xy, f = self.trunk(self.body(x))
-        with torch.autocast(x.device.type, enabled=False):
+        self.map = self.body(x)
+        return self.look()
+
+    def look(self, at=None):  # (N, 2) fractions; the peaks of the heat by default
+        "The boxes of the last batch at these places"
+        xy, f = self.trunk(self.map, at)
+        with torch.autocast(f.device.type, enabled=False):
             return self.head(xy, self.mix(torch.cat([f, xy], 1)))

@@ -70,17 +70,23 @@ STUDIES = dict(
                 three=dict(windows=('abdomen', 'lung', 'bone'))))
 
 # %% ../../nbs/training/09_arms.ipynb #214b7adc
-def _watch(crop, size):
+def _watch(net, crop, size):
     "Metrics of a Learner: mean IoU, and mean σ in pixels of the slice"
-    overlap = lambda p, y: iou(p[:, :4], fractions(y, size)).mean()
-    spread = lambda p, y: sigmas(p).mean()*crop if p.shape[1] == 14 else p.new_zeros(())
+    look = lambda y: net.look(fractions(y, size)[:, :2])
+    overlap = lambda p, y: iou(look(y)[:, :4], fractions(y, size)).mean()
+    spread = lambda p, y: (sigmas(look(y)).mean()*crop if p.shape[1] == 14 else
+                           p.new_zeros(()))
     return L(AvgMetric(overlap), AvgMetric(spread))
 
 
-def mean_box(boxes, crop):
-    "The answer without skill: in the middle, of the mean size"
-    sides = torch.tensor((boxes[:, 2:] - boxes[:, :2]).mean(0)/crop)
-    return torch.cat([torch.full((2,), .5), sides]).float()
+def mean_box(
+    boxes,  # to learn from, pixels
+    crop: int,  # pixels
+    at,  # (N, 2) fractions: the places that are shown
+):
+    "The answer without skill: in that place, of the mean size"
+    sides = torch.tensor((boxes[:, 2:] - boxes[:, :2]).mean(0)/crop).float()
+    return torch.cat([at, sides.expand(len(at), 2)], 1)
 
 # %% ../../nbs/training/09_arms.ipynb #638529f8
 def train_arm(
@@ -105,19 +111,21 @@ def train_arm(
     net = BoxNet(body, partial(head_of(head, kappa, batchnorm), size=.2))
     learn = box_learner((batches['train'], batches['valid']), net, loss_of(loss), size,
                         bf16)
-    learn.metrics = _watch(crop, size)
+    learn.metrics = _watch(net, crop, size)
     learn.fit_one_cycle(epochs, lr)
-    return dict(net=net, seconds=time.time() - start, curve=_curve(learn),
-                mean_box=mean_box(parts['train'][1], crop),
-                **_answers(learn.model, batches['test'], size))
+    out = dict(net=net, seconds=time.time() - start, curve=_curve(learn))
+    p, truth, at = _answers(learn.model, batches['test'], size)
+    return out | dict(p=p, truth=truth, mean_box=mean_box(parts['train'][1], crop, at))
 
 # %% ../../nbs/training/09_arms.ipynb #5b505431
-def _answers(model, batches, size):
-    "Parameters and truth of the test crops, which are the same for every arm"
+def _answers(model, batches, size, off=.04):
+    "Parameters, truth and places shown of the test crops, the same for every arm"
     batches.rng = np.random.default_rng(0)
     seen = list(batches)
     truth = fractions(torch.cat([y for _, y in seen]), size)
-    return dict(p=predict_boxes(model, seen), truth=truth)
+    step = off*torch.randn(len(truth), 2, generator=torch.Generator().manual_seed(0))
+    at = truth[:, :2] + step
+    return predict_boxes(model, seen, at), truth, at
 
 
 def _curve(learn):

@@ -21,7 +21,7 @@ from ..data.crop import Held, crops
 from ..data.resize import fit, fit_boxes
 from ..data.window import window
 from ..models.backbones import BoxNet, FineStack, Spatial, places
-from ..models.bbox import Gaussian, side_sigmas
+from ..models.bbox import Gaussian, mean_chol, pack, side_sigmas
 from ..models.boxes import to_centre, to_corners
 from ..models.candidates import interval, peaks, total_spread
 from .learner import quiet
@@ -125,10 +125,11 @@ def heat_loss(
     return -(hill(y, round(logp.shape[1]**.5))*logp).sum(1).mean()
 
 
-def _total(p, y, net, loss, heat, size):
-    "The loss of the box and, in its weight, of the heat"
+def _total(p, y, net, loss, heat, size, off):
+    "The loss of the box at the right place and, in its weight, of the heat"
     y = fractions(y, size)
-    return loss(p, y) + (heat*heat_loss(net, y) if heat else 0.)
+    place = y[:, :2] + off*torch.randn_like(y[:, :2]) if net.training else y[:, :2]
+    return loss(net.look(place), y) + (heat*heat_loss(net, y) if heat else 0.)
 
 # %% ../../nbs/training/08_boxes.ipynb #eef7f014
 def box_learner(
@@ -138,13 +139,14 @@ def box_learner(
     size: int,  # pixels a side of what enters the network
     bf16: bool = True,  # compute in bfloat16
     heat: float = 1.,  # weight of `heat_loss`
+    off: float = .04,  # s.d. of the place looked at from the box's middle, in training
     wd: float = .01,  # weight decay
     clip: float = 2.,  # largest norm of the gradients
     cbs=(),  # fastai callbacks
 ) -> Learner:
     "A quiet fastai `Learner` for boxes"
     if not isinstance(dls, DataLoaders): dls = DataLoaders(*dls, device=dls[0].device)
-    total = partial(_total, net=net, loss=loss, heat=heat, size=size)
+    total = partial(_total, net=net, loss=loss, heat=heat, size=size, off=off)
     learn = Learner(dls, (BFloat16(net) if bf16 else net).to(dls.device),
                     loss_func=total, wd=wd, opt_func=partial(Adam, decouple_wd=True),
                     cbs=[GradientClip(clip), *cbs])
@@ -155,11 +157,15 @@ def box_learner(
 def predict_boxes(
     net,  # a network for boxes
     batches,  # of slices, not shuffled
+    at=None,  # (N, 2) fractions: where to look; the peaks of the heat by default
 ) -> torch.Tensor:
     "The network's parameters for every item, in float32 on the CPU"
-    was = net.training
+    was, plain, out, n = net.training, getattr(net, 'net', net), [], 0
     net.eval()
-    out = [net(b[0]).float().cpu() for b in batches]
+    for x, *_ in batches:
+        p, n = net(x), n + len(x)
+        if at is not None: p = plain.look(at[n - len(x):n].to(x.device))
+        out.append(p.float().cpu())
     net.train(was)
     return torch.cat(out)
 
@@ -185,6 +191,16 @@ def heat_of(
     return torch.cat(out)
 
 # %% ../../nbs/training/08_boxes.ipynb #818e1017
+def _mirrored(net, x, at, axes):
+    "Parameters of crops, as the network has them from their mirror images"
+    sign = torch.tensor([-1. if d in axes else 1. for d in (3, 2)]*2)
+    sign[2:] = 1  # width and height stay what they are
+    turn = lambda c: torch.where(sign[:c.shape[1]] < 0, 1 - c, c)
+    looks = ([o.flip(axes)] for o in x.split(64))
+    mu, L = mean_chol(predict_boxes(net, looks, turn(at)))
+    return pack(turn(mu), sign[:, None]*L*sign)
+
+
 class Cascade:
     "Find, look closely, add the doubts: slices in, boxes with intervals out"
     def __init__(
@@ -210,7 +226,8 @@ class Cascade:
         corner = np.rint(middles - self.crop/2).astype(np.int64)
         x = torch.from_numpy(crops(held, np.arange(len(held)), corner, self.crop,
                                    self.windows, self.factor))
-        return predict_boxes(BFloat16(self.net), ([o] for o in x.split(64)))
+        at = torch.from_numpy((middles - corner)/self.crop).float()
+        return sum(_mirrored(BFloat16(self.net), x, at, m) for m in MIRRORS)/len(MIRRORS)
 
 # %% ../../nbs/training/08_boxes.ipynb #28f301ea
 @patch
