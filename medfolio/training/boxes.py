@@ -190,7 +190,7 @@ def heat_of(
     net.train(was)
     return torch.cat(out)
 
-# %% ../../nbs/training/08_boxes.ipynb #818e1017
+# %% ../../nbs/training/08_boxes.ipynb #5f0c7a31
 def _mirrored(net, x, at, axes):
     "Parameters of crops, as the network has them from their mirror images"
     sign = torch.tensor([-1. if d in axes else 1. for d in (3, 2)]*2)
@@ -200,7 +200,7 @@ def _mirrored(net, x, at, axes):
     mu, L = mean_chol(predict_boxes(net, looks, turn(at)))
     return pack(turn(mu), sign[:, None]*L*sign)
 
-
+# %% ../../nbs/training/08_boxes.ipynb #818e1017
 class Cascade:
     "Find, look closely, add the doubts: slices in, boxes with intervals out"
     def __init__(
