@@ -227,7 +227,8 @@ class Cascade:
         x = torch.from_numpy(crops(held, np.arange(len(held)), corner, self.crop,
                                    self.windows, self.factor))
         at = torch.from_numpy((middles - corner)/self.crop).float()
-        return sum(_mirrored(BFloat16(self.net), x, at, m) for m in MIRRORS)/len(MIRRORS)
+        return sum(_mirrored(BFloat16(self.net), x, at, m)
+                   for m in MIRRORS)/len(MIRRORS)
 
 # %% ../../nbs/training/08_boxes.ipynb #28f301ea
 @patch
