@@ -21,8 +21,8 @@ from ..data.augment import Affine, Compose, Flip, SaltPepper
 from ..data.loaders import loaders
 from ..data.rsna import KINDS
 from ..data.window import HEMORRHAGE, as_windows, window
-from ..models.ich import (ANY, SliceGRU, Slices, ich_loss, ich_net, stacked,
-                                 start_at)
+from ..models.ich import ANY, Slices, ich_loss, ich_net, start_at
+from ..models.scans import ScanNet, stacked
 from .hemorrhage import log_loss_weighted
 from .learner import TensorBatches, quiet
 from .precision import BFloat16
@@ -35,16 +35,18 @@ def ich_dls(
     valid,  # rows to validate on
     windows=HEMORRHAGE,  # a channel each
     factor: int = 1,  # pixels a side that are averaged
-    balance: bool = False,  # slices with and without blood equally often
+    balance: bool = False,  # an epoch: the slices with blood, and as many without
     augment: bool = True,  # mirror, turn, scale and move; salt and pepper
     bs: int = 32, seed: int = 0, device=None,
 ) -> DataLoaders:
     "fastai `DataLoaders` of windows and six labels"
     moves = Compose(Flip(), Affine(10, .1, 0, .05, p=.4), SaltPepper())
-    return loaders(road.store, train, valid, torch.from_numpy(road.y), bs, windows,
-                   balance='any' if balance else None,
-                   augment=moves if augment else None,
-                   factor=factor, seed=seed, device=device)
+    dls = loaders(road.store, train, valid, torch.from_numpy(road.y), bs, windows,
+                  balance='any' if balance else None,
+                  augment=moves if augment else None,
+                  factor=factor, seed=seed, device=device)
+    if balance: dls.train.n = 2*int(dls.train.dataset.y[:, ANY].sum())
+    return dls
 
 # %% ../../nbs/training/17_ich_learner.ipynb #d6d214b0
 def any_bce(logits, y):
@@ -104,18 +106,20 @@ def answers(
     mirror: bool = False,  # the mean with that of the mirror image
     bs: int = 64,
 ) -> tuple:
-    "`(logits (N, 6), features (N, C))` in float32"
-    device, was = next(net.parameters()).device, net.training
+    "Logits (N, 6) and small maps (N, C, 8, 8) in half precision"
+    device, was, out = next(net.parameters()).device, net.training, []
     net.eval()
-    out = []
     for at in np.array_split(np.asarray(rows), max(1, -(-len(rows)//bs))):
-        x = torch.from_numpy(
-            window(store.gather(at), windows, factor=factor)).to(device)
-        f = net.features(x)
-        if mirror: f = (f + net.features(x.flip(3)))/2
-        out.append((net.head(f).cpu(), f.cpu()))
+        x = torch.from_numpy(window(store.gather(at), windows, factor=factor))
+        x = x.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            f = [net.body(x)] + [net.body(x.flip(3)) for _ in range(mirror)]
+        z = net.head(sum(net.pooled(net.seen(o.float())) for o in f)/len(f))
+        f = (f[0].float() + f[-1].float().flip(3))/2 if mirror else f[0].float()
+        f = F.adaptive_max_pool2d(f, (min(8, f.shape[2]), min(8, f.shape[3])))
+        out.append((z.cpu().numpy(), f.cpu().half().numpy()))
     net.train(was)
-    return tuple(torch.cat(o).float().numpy() for o in zip(*out))
+    return tuple(np.concatenate(o) for o in zip(*out))
 
 # %% ../../nbs/training/17_ich_learner.ipynb #4cfa5545
 def train_arm(
@@ -124,7 +128,7 @@ def train_arm(
     windows=HEMORRHAGE, factor: int = 2, balance: bool = False, augment: bool = True,
     epochs: int = 6, lr: float = 4e-3, seed: int = 0, threads: int = 1,
     **kwargs,  # arch, loss, …: of `ich_learner`
-) -> dict:  # of each part but 'train': (logits, features); and 'seconds'
+) -> dict:  # of each part but 'train': (logits, maps); and 'seconds'
     "Learn from `rows['train']`, answer the other rows"
     torch.set_num_threads(threads)
     start, share = time.perf_counter(), road.y[rows['train']].mean(0)
@@ -200,12 +204,12 @@ def chained(
 
 # %% ../../nbs/training/17_ich_learner.ipynb #60333915
 def by_scan(f, logits, y, scan, z):
-    "Features, mask, logits and labels as scans × slices × …; labels are −1 for padding"
+    "Maps, mask, logits and labels as scans × slices × …; labels are −1 for padding"
     at = stacked(scan, z)
     pick = lambda a: torch.as_tensor(np.asarray(a), dtype=torch.float32)[at]
     out = pick(y)
     out[at < 0] = -1
-    return pick(f), at >= 0, pick(logits), out, at
+    return torch.as_tensor(f)[at], at >= 0, pick(logits), out, at
 
 
 def _masked(logits, y, loss=ich_loss('bce')):
@@ -214,25 +218,28 @@ def _masked(logits, y, loss=ich_loss('bce')):
 
 # %% ../../nbs/training/17_ich_learner.ipynb #8f471cb4
 def fit_context(
-    f, logits, y,  # of slices: features, what each says by itself, labels
+    f, logits, y,  # of slices: small maps, what each says by itself, labels
     scan, z,  # of slices: name of the scan, place in it
-    hidden: int = 64, epochs: int = 15, lr: float = 3e-3, bs: int = 16, seed: int = 0,
-) -> SliceGRU:
+    epochs: int = 10, lr: float = 3e-3, bs: int = 8, seed: int = 0,
+) -> ScanNet:
     "A network over the slices of a scan that corrects logits"
     seed_all(seed)
     *x, y, _ = by_scan(f, logits, y, scan, z)
     dl = TensorBatches(*x, y, bs=bs, shuffle=True, seed=seed)
-    learn = quiet(Learner(DataLoaders(dl, dl), SliceGRU(x[0].shape[2], hidden),
-                          loss_func=_masked, opt_func=partial(Adam, decouple_wd=True),
-                          wd=.05, cbs=GradientClip(1.)))
+    size = np.asarray(f[::8], np.float32).std((0, 2, 3))
+    learn = quiet(Learner(DataLoaders(dl, dl), ScanNet(size), loss_func=_masked,
+                          opt_func=partial(Adam, decouple_wd=True), wd=.05,
+                          cbs=GradientClip(1.)))
     learn.fit_one_cycle(epochs, lr)
     return learn.model.eval()
 
 
 @torch.inference_mode()
-def in_context(gru: SliceGRU, f, logits, scan, z) -> np.ndarray:
+def in_context(net: ScanNet, f, logits, scan, z, bs: int = 32) -> np.ndarray:
     "Corrected logits of slices, in their order"
     f, mask, old, _, at = by_scan(f, logits, np.zeros((len(f), 6)), scan, z)
     out = np.zeros(np.shape(logits), np.float32)
-    out[at[mask]] = gru(f, mask, old)[mask].numpy()
+    for i in torch.arange(len(at)).split(bs):
+        m = mask[i]
+        out[at[i][m]] = net(f[i], m, old[i])[m].numpy()
     return out
