@@ -10,7 +10,7 @@ import numpy as np, torch
 from torch import nn
 import torch.nn.functional as F
 from ..core import MedfolioError
-from .ich import beyond_mirror
+from .ich import beyond_mirror, power_mean
 
 # %% ../../nbs/models/18_scans.ipynb #5c2763ca
 def stacked(
@@ -58,10 +58,6 @@ class SliceGRU(nn.Module):
         return logits + self.head(self.drop(s)).float()
 
 # %% ../../nbs/models/18_scans.ipynb #6e5fbcb0
-def _power_mean(x, dim, p=4):
-    return torch.linalg.vector_norm(x, p, dim)/x.shape[dim]**(1/p)
-
-
 class ScanNet(nn.Module):
     "Logits of a scan's slices, each corrected by the same places of the other slices"
     def __init__(
@@ -93,5 +89,5 @@ class ScanNet(nn.Module):
         for conv, norm in zip(self.along, self.norms):
             v = F.silu(x)*mask[:, None, :, None]
             x = x + F.silu(norm(conv(v.flatten(0, 1).mT).mT)).view_as(x)
-        v = torch.cat([_power_mean(own, 3), _power_mean(x.relu(), 1)], 2)
+        v = torch.cat([power_mean(own, 3), power_mean(x.relu(), 1)], 2)
         return self.gru(v, mask, logits)
