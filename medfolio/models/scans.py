@@ -85,7 +85,7 @@ class ScanNet(nn.Module):
             turn = torch.rand(len(x), 1, 1, 1, 1, device=x.device) < .5
             x = torch.where(turn, x.flip(-1), x)
         own, more = (o.flatten(3)/self.size for o in (x, beyond_mirror(x)))
-        x = self.enter(torch.cat([own, more], 2).mT).movedim(1, 2)  # …, cells, slices, C
+        x = self.enter(torch.cat([own, more], 2).mT).movedim(1, 2)  # cells, slices, C
         for conv, norm in zip(self.along, self.norms):
             v = F.silu(x)*mask[:, None, :, None]
             x = x + F.silu(norm(conv(v.flatten(0, 1).mT).mT)).view_as(x)
