@@ -81,9 +81,6 @@ class ScanNet(nn.Module):
         mask, logits=0,  # as for `SliceGRU`
     ):
         x = f.float().masked_fill(~mask[..., None, None, None], 0)
-        if self.training:
-            turn = torch.rand(len(x), 1, 1, 1, 1, device=x.device) < .5
-            x = torch.where(turn, x.flip(-1), x)
         own, more = (o.flatten(3)/self.size for o in (x, beyond_mirror(x)))
         x = self.enter(torch.cat([own, more], 2).mT).movedim(1, 2)  # cells, slices, C
         for conv, norm in zip(self.along, self.norms):
