@@ -96,7 +96,7 @@ def _dicom(path):
 def read_scan(
     path,  # a PNG in DeepLesion's way, or a CT in DICOM
 ) -> dict:
-    "`hu` int16 slices × rows × columns, `spacing` (x, y) mm or None, `scan`, `z`, `name`"
+    "`hu` int16 (N, rows, columns), `spacing` (x, y) mm or None, `scan`, `z` mm, `name`"
     path = Path(path)
     try:
         s = os.stat(path)

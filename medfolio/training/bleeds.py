@@ -9,6 +9,7 @@ __all__ = ['Classifier', 'Bleeds', 'draw_bleeds', 'make_parts', 'classifier']
 from base64 import b64decode, b64encode
 import numpy as np, torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import expit
 from ..core import MedfolioError
@@ -45,23 +46,6 @@ class Classifier:
         with torch.inference_mode(): logits = self.net(self.windowed(slices))
         return expit(logits.double().cpu().numpy()/self.temperature)
 
-    @torch.inference_mode()
-    def look(self, slices: list) -> tuple:
-        "Logits (N, 6) and small maps (N, C, 8, 8), means with the mirror image's"
-        net, x = self.net, self.windowed(slices)
-        one, two = net.body(x), net.body(x.flip(3))
-        z = net.head((net.pooled(net.seen(one)) + net.pooled(net.seen(two)))/2)
-        f = F.adaptive_max_pool2d((one + two.flip(3))/2, [min(8, n) for n in one.shape[2:]])
-        return z.double().cpu().numpy(), f.half().cpu().numpy()
-
-    @torch.inference_mode()
-    def in_scan(self, logits, maps) -> np.ndarray:
-        "Probabilities (N, 6) of a scan's slices, in order of z, each knowing the others"
-        here = next(self.scans.parameters()).device
-        f, z = (torch.as_tensor(np.asarray(o), device=here)[None] for o in (maps, logits))
-        new = self.scans(f, f.new_ones(f.shape[:2], dtype=torch.bool), z)[0]
-        return expit(new.double().cpu().numpy()/self.cooler)
-
     def heat(self, hu: np.ndarray) -> np.ndarray:
         "Evidence for each kind at each pixel of one slice (6, rows, columns)"
         from medfolio.models.ich import cam, spread
@@ -72,6 +56,27 @@ class Classifier:
         box = left/k, top/k, (left + w)/k, (top + h)/k
         return np.stack([np.asarray(Image.fromarray(m).resize(
             hu.shape[::-1], Image.Resampling.BILINEAR, box)) for m in maps])
+
+# %% ../../nbs/training/15_bleeds.ipynb #15c0b004
+@patch
+@torch.inference_mode()
+def look(self: Classifier, slices: list) -> tuple:
+    "Logits (N, 6) and small maps (N, C, 8, 8), means with the mirror image's"
+    net, x = self.net, self.windowed(slices)
+    one, two = net.body(x), net.body(x.flip(3))
+    z = net.head((net.pooled(net.seen(one)) + net.pooled(net.seen(two)))/2)
+    f = F.adaptive_max_pool2d((one + two.flip(3))/2, [min(8, n) for n in one.shape[2:]])
+    return z.double().cpu().numpy(), f.half().cpu().numpy()
+
+
+@patch
+@torch.inference_mode()
+def in_scan(self: Classifier, logits, maps) -> np.ndarray:
+    "Probabilities (N, 6) of a scan's slices, in order of z, each knowing the others"
+    here = next(self.scans.parameters()).device
+    f, z = (torch.as_tensor(np.asarray(o), device=here)[None] for o in (maps, logits))
+    new = self.scans(f, f.new_ones(f.shape[:2], dtype=torch.bool), z)[0]
+    return expit(new.double().cpu().numpy()/self.cooler)
 
 # %% ../../nbs/training/15_bleeds.ipynb #bbf7e55c
 def _checked(p, n):
@@ -90,7 +95,7 @@ def _named(p, n):
     rows = [[float(f'{v:.9g}') for v in row] for row in _checked(p, n)]
     return [dict(probabilities=dict(zip(KINDS, row))) for row in rows]
 
-# %% ../../nbs/training/15_bleeds.ipynb #7b49ec38
+
 def _text(maps):
     "Half-precision maps as a line of text"
     return dict(shape=maps.shape, half=b64encode(maps.astype('<f2').tobytes()).decode())
@@ -99,7 +104,7 @@ def _text(maps):
 def _array(text):
     return np.frombuffer(b64decode(text['half']), '<f2').reshape(text['shape'])
 
-
+# %% ../../nbs/training/15_bleeds.ipynb #7b49ec38
 class Bleeds:
     "Slices -> six probabilities each; a scan has the highest of its slices"
     def __init__(self,
@@ -117,16 +122,8 @@ class Bleeds:
         if not self.whole: return _named(self.predictor(slices), len(slices))
         z, maps = self.predictor.look(slices)
         out = _named(expit(z/self.predictor.temperature), len(slices))
-        return [a | dict(logits=o.tolist(), maps=_text(m)) for a, o, m in zip(out, z, maps)]
-
-    def in_scan(self, answers: list) -> list:
-        "The answers of a scan's slices, in order of z, each knowing the others"
-        logits, maps = [a.pop('logits') for a in answers], [a.pop('maps') for a in answers]
-        alone = [a['probabilities'] for a in answers]
-        if len(answers) > 1:
-            p = self.predictor.in_scan(logits, [_array(m) for m in maps])
-            answers = [a | b for a, b in zip(answers, _named(p, len(p)))]
-        return [a | dict(alone=o) for a, o in zip(answers, alone)]
+        for a, o, m in zip(out, z, maps): a |= dict(logits=o.tolist(), maps=_text(m))
+        return out
 
     def flat(self, answer: dict) -> dict:
         "An answer as a row of a table"
@@ -141,6 +138,17 @@ class Bleeds:
         heat = getattr(self.predictor, 'heat', None)
         return draw_bleeds(hu, answer['probabilities'], WINDOWS[self.window],
                            heat and heat(hu)[KINDS.index('any')])
+
+# %% ../../nbs/training/15_bleeds.ipynb #15c0b005
+@patch
+def in_scan(self: Bleeds, answers: list) -> list:
+    "The answers of a scan's slices, in order of z, each knowing the others"
+    logits, maps = [a.pop('logits') for a in answers], [a.pop('maps') for a in answers]
+    alone = [a['probabilities'] for a in answers]
+    if len(answers) > 1:
+        p = self.predictor.in_scan(logits, [_array(m) for m in maps])
+        answers = [a | b for a, b in zip(answers, _named(p, len(p)))]
+    return [a | dict(alone=o) for a, o in zip(answers, alone)]
 
 # %% ../../nbs/training/15_bleeds.ipynb #1d449f0a
 def _bars(size, p):

@@ -268,6 +268,17 @@ def head_of(
                 trained_on=card['data']['kind'])
 
 # %% ../../nbs/training/06_predict.ipynb #617bd47d
+def _write(out, told, files, pipeline, head, kinds):
+    "The tables that were asked for"
+    flat = lambda a: pipeline.flat(a) | dict(model=head['model'])
+    scans = scans_of(told, files, getattr(pipeline, 'join', None))
+    if 'csv' in kinds:
+        write_csv(out/'predictions.csv', told, files, flat)
+        if scans is not None: write_scans(out/'scans.csv', scans, head['model'])
+    if 'json' in kinds:
+        write_json(out/'predictions.json', told, files, head | pipeline.about, scans)
+
+# %% ../../nbs/training/06_predict.ipynb #15c0a005
 def predict_files(
     model: tuple,  # (pipeline, card, digest): `medfolio.training.pipeline.open_model`
     paths,  # files and folders
@@ -282,7 +293,6 @@ def predict_files(
     files = [str(p) for p in inputs(paths, skip=out)]
     if not files: return 0, 0
     head = head_of(card, key)
-    flat = lambda a: pipeline.flat(a) | dict(model=card['name'])
     with locked(out):
         journal = Journal(out/'.journal.jsonl', head | dict(overlay=overlay))
         todo, n = [f for f in files if f not in journal.at], len(files)
@@ -290,12 +300,7 @@ def predict_files(
         answer_files(pipeline, todo, journal, out, overlay, batch,
                      lambda: progress(next(count), n))
         told = in_scans(journal, files, pipeline)
-        if 'csv' in kinds: write_csv(out/'predictions.csv', told, files, flat)
-        scans = scans_of(told, files, getattr(pipeline, 'join', None))
-        if 'csv' in kinds and scans is not None:
-            write_scans(out/'scans.csv', scans, card['name'])
-        about = head | pipeline.about, scans
-        if 'json' in kinds: write_json(out/'predictions.json', told, files, *about)
+        _write(out, told, files, pipeline, head, kinds)
         failed = write_rejects(out/'rejects.csv', told, files)
         for j in {told, journal}: j.f.close(); j.path.unlink()
     return n - failed, failed

@@ -146,7 +146,7 @@ def submit(
         count = iter(range(n - len(todo) + 1, n + 1))
         answer_files(pipeline, todo, journal, work, False, batch,
                      lambda: progress(next(count), n), read_image)
-        told = in_scans(journal, files, getattr(pipeline, 'in_scan', None))
+        told = in_scans(journal, files, pipeline)
         write_rejects(rejects, told, files, odd)
         failed = write_rows(out, sample, told, dict(zip(items, files)))
         for j in {told, journal}: j.f.close()
