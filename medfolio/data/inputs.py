@@ -78,7 +78,7 @@ def _png(path):
     up = path.absolute().parents
     known = len(up) > 2 and up[1].name == 'Images_png'
     spacing = _spacings(up[2]).get(up[0].name) if known else None
-    return dict(hu=hu[None], spacing=spacing, scan=str(path.parent), name='')
+    return dict(hu=hu[None], spacing=spacing, scan=str(path.parent), z=None, name='')
 
 # %% ../../nbs/data/22_inputs.ipynb #54097303
 def _dicom(path):
@@ -88,14 +88,15 @@ def _dicom(path):
                             'Hounsfield units')
     spacing = tuple(h['spacing'][::-1]) if h['spacing'] else None
     scan = digest(h['series'], 12) if h['series'] else str(path.parent)
-    return dict(hu=hu.reshape(-1, *hu.shape[-2:]), spacing=spacing, scan=scan,
-                name=h['sop'])
+    hu = hu.reshape(-1, *hu.shape[-2:])
+    z = h.get('z') if len(hu) == 1 else None
+    return dict(hu=hu, spacing=spacing, scan=scan, z=z, name=h['sop'])
 
 # %% ../../nbs/data/22_inputs.ipynb #ca7f60e0
 def read_scan(
     path,  # a PNG in DeepLesion's way, or a CT in DICOM
 ) -> dict:
-    "`hu` int16 slices × rows × columns, `spacing` (x, y) mm or None, `scan`, `name`"
+    "`hu` int16 (N, rows, columns), `spacing` (x, y) mm or None, `scan`, `z` mm, `name`"
     path = Path(path)
     try:
         s = os.stat(path)

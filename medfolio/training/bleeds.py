@@ -6,7 +6,10 @@
 __all__ = ['Classifier', 'Bleeds', 'draw_bleeds', 'make_parts', 'classifier']
 
 # %% ../../nbs/training/15_bleeds.ipynb #590db11a
+from base64 import b64decode, b64encode
 import numpy as np, torch
+import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import expit
 from ..core import MedfolioError
@@ -24,10 +27,13 @@ class Classifier:
         factor: int = 1,  # blocks averaged before the network
         windows=HEMORRHAGE,  # a channel each
         temperature=1.,  # one number, or one a class
+        scans=None,  # a `ScanNet`: corrects logits by the other slices of a scan
+        cooler=1.,  # temperature of the corrected logits
     ):
         self.net, self.size, self.factor = net.eval(), size, factor
-        self.windows = windows
+        self.windows, self.scans = windows, scans
         self.temperature = np.asarray(temperature, np.float64)
+        self.cooler = np.asarray(cooler, np.float64)
 
     def windowed(self, slices: list) -> torch.Tensor:
         "What the network sees, on its device"
@@ -51,6 +57,27 @@ class Classifier:
         return np.stack([np.asarray(Image.fromarray(m).resize(
             hu.shape[::-1], Image.Resampling.BILINEAR, box)) for m in maps])
 
+# %% ../../nbs/training/15_bleeds.ipynb #15c0b004
+@patch
+@torch.inference_mode()
+def look(self: Classifier, slices: list) -> tuple:
+    "Logits (N, 6) and small maps (N, C, 8, 8), means with the mirror image's"
+    net, x = self.net, self.windowed(slices)
+    one, two = net.body(x), net.body(x.flip(3))
+    z = net.head((net.pooled(net.seen(one)) + net.pooled(net.seen(two)))/2)
+    f = F.adaptive_max_pool2d((one + two.flip(3))/2, [min(8, n) for n in one.shape[2:]])
+    return z.double().cpu().numpy(), f.half().cpu().numpy()
+
+
+@patch
+@torch.inference_mode()
+def in_scan(self: Classifier, logits, maps) -> np.ndarray:
+    "Probabilities (N, 6) of a scan's slices, in order of z, each knowing the others"
+    here = next(self.scans.parameters()).device
+    f, z = (torch.as_tensor(np.asarray(o), device=here)[None] for o in (maps, logits))
+    new = self.scans(f, f.new_ones(f.shape[:2], dtype=torch.bool), z)[0]
+    return expit(new.double().cpu().numpy()/self.cooler)
+
 # %% ../../nbs/training/15_bleeds.ipynb #bbf7e55c
 def _checked(p, n):
     "`p` as float64 (n, 6); refused if it holds anything but probabilities"
@@ -62,6 +89,21 @@ def _checked(p, n):
         raise MedfolioError('the model gave a probability that is not between 0 and 1')
     return p
 
+
+def _named(p, n):
+    "A dictionary a slice, of probabilities with nine digits"
+    rows = [[float(f'{v:.9g}') for v in row] for row in _checked(p, n)]
+    return [dict(probabilities=dict(zip(KINDS, row))) for row in rows]
+
+
+def _text(maps):
+    "Half-precision maps as a line of text"
+    return dict(shape=maps.shape, half=b64encode(maps.astype('<f2').tobytes()).decode())
+
+
+def _array(text):
+    return np.frombuffer(b64decode(text['half']), '<f2').reshape(text['shape'])
+
 # %% ../../nbs/training/15_bleeds.ipynb #7b49ec38
 class Bleeds:
     "Slices -> six probabilities each; a scan has the highest of its slices"
@@ -70,14 +112,18 @@ class Bleeds:
         window: str = 'brain',  # for the pictures
     ):
         self.predictor, self.window = predictor, window
+        self.whole = getattr(predictor, 'scans', None) is not None
         self.about = dict(probabilities='of each kind on the slice; of a scan, the '
                           'highest of its slices')
+        if self.whole: self.about['alone'] = 'of the slice by itself, not of its scan'
 
     def __call__(self, slices: list, spacings: list) -> list:
         "An answer a slice"
-        p = _checked(self.predictor(slices), len(slices))
-        rows = [[float(f'{v:.9g}') for v in row] for row in p]
-        return [dict(probabilities=dict(zip(KINDS, row))) for row in rows]
+        if not self.whole: return _named(self.predictor(slices), len(slices))
+        z, maps = self.predictor.look(slices)
+        out = _named(expit(z/self.predictor.temperature), len(slices))
+        for a, o, m in zip(out, z, maps): a |= dict(logits=o.tolist(), maps=_text(m))
+        return out
 
     def flat(self, answer: dict) -> dict:
         "An answer as a row of a table"
@@ -92,6 +138,17 @@ class Bleeds:
         heat = getattr(self.predictor, 'heat', None)
         return draw_bleeds(hu, answer['probabilities'], WINDOWS[self.window],
                            heat and heat(hu)[KINDS.index('any')])
+
+# %% ../../nbs/training/15_bleeds.ipynb #15c0b005
+@patch
+def in_scan(self: Bleeds, answers: list) -> list:
+    "The answers of a scan's slices, in order of z, each knowing the others"
+    logits, maps = [a.pop('logits') for a in answers], [a.pop('maps') for a in answers]
+    alone = [a['probabilities'] for a in answers]
+    if len(answers) > 1:
+        p = self.predictor.in_scan(logits, [_array(m) for m in maps])
+        answers = [a | b for a, b in zip(answers, _named(p, len(p)))]
+    return [a | dict(alone=o) for a, o in zip(answers, alone)]
 
 # %% ../../nbs/training/15_bleeds.ipynb #1d449f0a
 def _bars(size, p):
@@ -132,20 +189,21 @@ def draw_bleeds(
 def make_parts(
     card: dict,  # of a saved model
 ) -> dict:
-    "The network that a card describes, without its weights"
-    from medfolio.models.ich import IchNet, ich_net
+    "The networks that a card describes, without their weights"
+    from medfolio.models.ich import ich_net
+    from medfolio.models.scans import ScanNet
     a = card['arch']
-    channels = len(as_windows(a['windows']))
     own = {k: a[k] for k in ('width', 'stem', 'stages', 'deep') if k in a}
-    if a['net'] == 'stack': return dict(net=IchNet(channels, **own))
-    return dict(net=ich_net(a['net'], channels, False))
+    net = ich_net(a['net'], len(as_windows(a['windows'])), **own)
+    if 'scans' not in a: return dict(net=net)
+    return dict(net=net, scans=ScanNet(np.ones(net.body.channels)))
 
 
 def classifier(
     parts: dict,  # from `make_parts`, with weights
     card: dict,
 ) -> Classifier:
-    "The network with the sizes, windows and temperatures of its card"
+    "The networks with the sizes, windows and temperatures of their card"
     a = card['arch']
     return Classifier(parts['net'], a['size'], a['factor'], a['windows'],
-                      a['temperature'])
+                      a['temperature'], parts.get('scans'), a.get('scans', 1.))

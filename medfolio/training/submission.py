@@ -13,8 +13,8 @@ from ..core import MedfolioError
 from ..data.inputs import read_scan
 from ..data.rsna import KINDS
 from .bleeds import Bleeds
-from .predict import (Journal, answer_files, head_of, locked,
-                                       replacing, write_rejects)
+from .predict import (Journal, answer_files, head_of, in_scans,
+                                       locked, replacing, write_rejects)
 
 # %% ../../nbs/training/16_submission.ipynb #eaa82fd0
 _FORM = re.compile(f'(ID_[0-9a-f]{{9}})_({"|".join(KINDS)})')
@@ -146,8 +146,9 @@ def submit(
         count = iter(range(n - len(todo) + 1, n + 1))
         answer_files(pipeline, todo, journal, work, False, batch,
                      lambda: progress(next(count), n), read_image)
-        write_rejects(rejects, journal, files, odd)
-        failed = write_rows(out, sample, journal, dict(zip(items, files)))
-        journal.f.close()
+        told = in_scans(journal, files, pipeline)
+        write_rejects(rejects, told, files, odd)
+        failed = write_rows(out, sample, told, dict(zip(items, files)))
+        for j in {told, journal}: j.f.close()
         if not failed: shutil.rmtree(work)
     return dict(slices=n, failed=failed, odd=len(odd))
