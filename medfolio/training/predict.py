@@ -146,7 +146,7 @@ def _corrected(said, correct):
 def in_scans(
     journal: Journal,  # with an answer a slice
     files: list,
-    pipeline,  # perhaps with `in_scan`: answers in order of z -> corrected answers
+    pipeline,  # if `whole`, has `in_scan`: answers in order of z -> corrected ones
 ) -> Journal:
     "A second journal, whose answers have heard of the other slices of their scan"
     if not getattr(pipeline, 'whole', False): return journal
