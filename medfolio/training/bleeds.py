@@ -8,7 +8,6 @@ __all__ = ['Classifier', 'Bleeds', 'draw_bleeds', 'make_parts', 'classifier']
 # %% ../../nbs/training/15_bleeds.ipynb #590db11a
 from base64 import b64decode, b64encode
 import numpy as np, torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import expit
@@ -59,13 +58,10 @@ class Classifier:
 
 # %% ../../nbs/training/15_bleeds.ipynb #15c0b004
 @patch
-@torch.inference_mode()
 def look(self: Classifier, slices: list) -> tuple:
     "Logits (N, 6) and small maps (N, C, 8, 8), means with the mirror image's"
-    net, x = self.net, self.windowed(slices)
-    one, two = net.body(x), net.body(x.flip(3))
-    z = net.head((net.pooled(net.seen(one)) + net.pooled(net.seen(two)))/2)
-    f = F.adaptive_max_pool2d((one + two.flip(3))/2, [min(8, n) for n in one.shape[2:]])
+    from medfolio.models.ich import answer
+    z, f = answer(self.net, self.windowed(slices), mirror=True)
     return z.double().cpu().numpy(), f.half().cpu().numpy()
 
 
@@ -113,9 +109,10 @@ class Bleeds:
     ):
         self.predictor, self.window = predictor, window
         self.whole = getattr(predictor, 'scans', None) is not None
-        self.about = dict(probabilities='of each kind on the slice; of a scan, the '
-                          'highest of its slices')
-        if self.whole: self.about['alone'] = 'of the slice by itself, not of its scan'
+        knows = ', knowing the others of its scan' if self.whole else ''
+        self.about = dict(probabilities=f'of each kind on the slice{knows}; of a scan, '
+                          'the highest of its slices')
+        if self.whole: self.about['alone'] = 'of each kind on the slice by itself'
 
     def __call__(self, slices: list, spacings: list) -> list:
         "An answer a slice"

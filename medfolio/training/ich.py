@@ -9,22 +9,20 @@ __all__ = ['ich_dls', 'any_bce', 'ich_learner', 'plain', 'put_back', 'fit_ich', 
 # %% ../../nbs/training/17_ich_learner.ipynb #dd6679d5
 import time
 import numpy as np, torch
-from functools import partial
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric
-from fastai.optimizer import Adam
 from torch.nn import functional as F
 from ..core import MedfolioError, seed_all
 from ..data.augment import Affine, Compose, Flip, SaltPepper
 from ..data.loaders import loaders
 from ..data.rsna import KINDS
 from ..data.window import HEMORRHAGE, as_windows, window
-from ..models.ich import ANY, Slices, ich_loss, ich_net, start_at
+from ..models.ich import ANY, Slices, answer, ich_loss, ich_net, start_at
 from ..models.scans import ScanNet, stacked
 from .hemorrhage import log_loss_weighted
-from .learner import TensorBatches, quiet
+from .learner import AdamW, TensorBatches, quiet
 from .precision import BFloat16
 from .temperature import reweighed
 
@@ -76,8 +74,7 @@ def ich_learner(
     score.name = 'log_loss'
     learn = Learner(dls, (BFloat16(net) if bf16 else net).to(dls.device), wd=wd,
                     loss_func=ich_loss(loss) if isinstance(loss, str) else loss,
-                    opt_func=partial(Adam, decouple_wd=True), metrics=score,
-                    cbs=[GradientClip(clip), *cbs])
+                    opt_func=AdamW, metrics=score, cbs=[GradientClip(clip), *cbs])
     return quiet(learn)
 
 
@@ -119,7 +116,6 @@ def fit_ich(
     return learn
 
 # %% ../../nbs/training/17_ich_learner.ipynb #16c47692
-@torch.inference_mode()
 def answers(
     net: Slices,  # from `plain`
     store, rows,  # what to answer
@@ -133,11 +129,7 @@ def answers(
     for at in np.array_split(np.asarray(rows), max(1, -(-len(rows)//bs))):
         x = torch.from_numpy(window(store.gather(at), windows, factor=factor))
         x = x.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
-            f = [net.body(x)] + [net.body(x.flip(3)) for _ in range(mirror)]
-        z = net.head(sum(net.pooled(net.seen(o.float())) for o in f)/len(f))
-        f = (f[0].float() + f[-1].float().flip(3))/2 if mirror else f[0].float()
-        f = F.adaptive_max_pool2d(f, (min(8, f.shape[2]), min(8, f.shape[3])))
+        z, f = answer(net, x, mirror, bf16=True)
         out.append((z.cpu().numpy(), f.cpu().half().numpy()))
     net.train(was)
     return tuple(np.concatenate(o) for o in zip(*out))
@@ -241,16 +233,16 @@ def _masked(logits, y, loss=ich_loss('bce')):
 def fit_context(
     f, logits, y,  # of slices: small maps, what each says by itself, labels
     scan, z,  # of slices: name of the scan, place in it
-    epochs: int = 10, lr: float = 3e-3, bs: int = 8, seed: int = 0,
+    epochs: int = 10, lr: float = 4e-3, bs: int = 16, seed: int = 0,
 ) -> ScanNet:
     "A network over the slices of a scan that corrects logits"
     seed_all(seed)
     *x, y, _ = by_scan(f, logits, y, scan, z)
     dl = TensorBatches(*x, y, bs=bs, shuffle=True, seed=seed)
+    one = TensorBatches(*(o[:1] for o in x), y[:1])  # no epoch waits for a validation
     size = np.asarray(f[::8], np.float32).std((0, 2, 3))
-    learn = quiet(Learner(DataLoaders(dl, dl), ScanNet(size), loss_func=_masked,
-                          opt_func=partial(Adam, decouple_wd=True), wd=.05,
-                          cbs=GradientClip(1.)))
+    learn = quiet(Learner(DataLoaders(dl, one), ScanNet(size), loss_func=_masked,
+                          opt_func=AdamW, wd=.05, cbs=GradientClip(1.)))
     learn.fit_one_cycle(epochs, lr)
     return learn.model.eval()
 
