@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ANY', 'LOSSES', 'bce', 'mse', 'focal', 'ich_loss', 'power_mean', 'beyond_mirror', 'Slices', 'answer', 'IchNet',
-           'start_at', 'ich_net', 'cam', 'spread', 'pointed']
+           'start_at', 'ich_net', 'cam', 'spread', 'pointed', 'evidence']
 
 # %% ../../nbs/models/17_ich.ipynb #5b2bc00e
 import numpy as np, torch
@@ -181,12 +181,13 @@ def cam(
     net: Slices,
     x: torch.Tensor,  # slices, N×windows×H×W
 ) -> torch.Tensor:
-    "Class activation maps, N×6×h×w; with power 1 their means are the logits"
+    "What each place adds to the logits, N×6×h×w; the means over places are the logits"
     was = net.training
     net.eval()
     with torch.autocast(x.device.type, enabled=False):
-        w, b = net.head.weight, net.head.bias
-        out = F.conv2d(net.maps(x).float(), w[:, :, None, None], b)
+        f, w, b = net.maps(x).float(), net.head.weight, net.head.bias
+        if net.power > 1: f = f*(f/net.pooled(f)[..., None, None])**(net.power - 1)
+        out = F.conv2d(f, w[:, :, None, None], b)
     net.train(was)
     return out
 
@@ -214,3 +215,18 @@ def pointed(
     m = mask[:, None].float()
     if near: m = F.max_pool2d(m, 2*near + 1, 1, near)
     return m.flatten(1).gather(1, heat.flatten(1).argmax(1)[:, None])[:, 0] > 0
+
+# %% ../../nbs/models/17_ich.ipynb #517bee1f
+def evidence(
+    net: Slices,
+    x: torch.Tensor,  # slices, N×windows×H×W
+    kind: int = ANY,
+) -> torch.Tensor:
+    "How much each pixel adds to the logit of a kind, by its gradient: N×H×W"
+    was = net.training
+    net.eval()
+    with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
+        x = x.detach().float().clone().requires_grad_()
+        g, = torch.autograd.grad(net(x)[:, kind].sum(), x)
+    net.train(was)
+    return F.avg_pool2d((g*x).detach().sum(1, keepdim=True), 3, 1, 1)[:, 0]

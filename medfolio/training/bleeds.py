@@ -45,16 +45,15 @@ class Classifier:
         with torch.inference_mode(): logits = self.net(self.windowed(slices))
         return expit(logits.double().cpu().numpy()/self.temperature)
 
-    def heat(self, hu: np.ndarray) -> np.ndarray:
-        "Evidence for each kind at each pixel of one slice (6, rows, columns)"
-        from medfolio.models.ich import cam, spread
-        x = self.windowed([hu])
-        maps = spread(cam(self.net, x), x.shape[2:], self.net.corner)[0].cpu().numpy()
+    def heat(self, hu: np.ndarray, kind: str = 'any') -> np.ndarray:
+        "Evidence for a kind at each pixel of one slice, rows × columns"
+        from medfolio.models.ich import evidence
+        m = evidence(self.net, self.windowed([hu]), KINDS.index(kind))[0].cpu().numpy()
         h, w, top, left = placed(hu.shape, (self.size, self.size))
-        k = self.size/maps.shape[-1]  # pixels of the store a cell
+        k = self.size/m.shape[-1]  # pixels of the store a pixel of the network
         box = left/k, top/k, (left + w)/k, (top + h)/k
-        return np.stack([np.asarray(Image.fromarray(m).resize(
-            hu.shape[::-1], Image.Resampling.BILINEAR, box)) for m in maps])
+        return np.asarray(Image.fromarray(m).resize(
+            hu.shape[::-1], Image.Resampling.BILINEAR, box))
 
 # %% ../../nbs/training/15_bleeds.ipynb #15c0b004
 @patch
@@ -134,7 +133,7 @@ class Bleeds:
     def draw(self, hu, answer: dict) -> np.ndarray:
         heat = getattr(self.predictor, 'heat', None)
         return draw_bleeds(hu, answer['probabilities'], WINDOWS[self.window],
-                           heat and heat(hu)[KINDS.index('any')])
+                           heat and heat(hu))
 
 # %% ../../nbs/training/15_bleeds.ipynb #15c0b005
 @patch

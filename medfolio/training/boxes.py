@@ -13,7 +13,6 @@ from fastai.callback.training import GradientClip
 from fastai.callback import schedule  # adds fit_one_cycle to Learner
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.optimizer import Adam
 from fastcore.basics import patch
 from ..core import MedfolioError
 from ..data.augment import flip_boxes
@@ -24,7 +23,7 @@ from ..models.backbones import BoxNet, FineStack, Spatial, places
 from ..models.bbox import Gaussian, mean_chol, pack, side_sigmas
 from ..models.boxes import to_centre, to_corners
 from ..models.candidates import interval, peaks, total_spread
-from .learner import quiet
+from .learner import AdamW, quiet
 from .precision import BFloat16
 
 # %% ../../nbs/training/08_boxes.ipynb #f021d951
@@ -148,7 +147,7 @@ def box_learner(
     if not isinstance(dls, DataLoaders): dls = DataLoaders(*dls, device=dls[0].device)
     total = partial(_total, net=net, loss=loss, heat=heat, size=size, off=off)
     learn = Learner(dls, (BFloat16(net) if bf16 else net).to(dls.device),
-                    loss_func=total, wd=wd, opt_func=partial(Adam, decouple_wd=True),
+                    loss_func=total, wd=wd, opt_func=AdamW,
                     cbs=[GradientClip(clip), *cbs])
     return quiet(learn)
 
