@@ -16,7 +16,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from ..core import MedfolioError
 
 # %% ../../nbs/data/00_header.ipynb #5b4442a1
-TICK = 10_000_000  # ns; the coarsest clock that dates files on Linux
+TICK = 30_000_000  # ns; how far the clock that dates files may lag, and a pause
 
 
 def _settled(fd):

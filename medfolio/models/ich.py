@@ -49,14 +49,36 @@ def ich_loss(
     return LOSSES[kind]
 
 # %% ../../nbs/models/17_ich.ipynb #07435bc2
+class _PowerMean(torch.autograd.Function):
+    "`power_mean`; the gradient is made from `x` again, in place"
+    @staticmethod
+    def forward(ctx, x, dim, power):
+        high = x
+        for _ in range(power.bit_length() - 1):
+            high = high.square() if high is x else high.square_()
+        mean = high.mean(dim, keepdim=True)
+        mean = mean.to(torch.promote_types(x.dtype, torch.float32)).clamp(1e-30)
+        ctx.save_for_backward(x, mean)
+        ctx.power = power
+        return (mean**(1/power)).squeeze(dim)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, mean = ctx.saved_tensors
+        share = mean.numel()/x.numel()*(mean > 1e-30)
+        each = share*g.view_as(mean)*mean**(1/ctx.power - 1)
+        out = each.to(x.dtype).expand_as(x).clone(memory_format=torch.preserve_format)
+        for _ in range(ctx.power - 1): out *= x
+        return out, None, None
+
+
 def power_mean(
     x: torch.Tensor,  # not negative
     dim,  # what the mean is over
     power: int = 4,  # 1 is the mean, 2, 4, 8 … are nearer to the maximum
 ) -> torch.Tensor:
     "(mean of x^power)^(1/power), in float32, by squaring"
-    for _ in range(power.bit_length() - 1): x = x.square()
-    return x.mean(dim).float().clamp(1e-30)**(1/power)
+    return _PowerMean.apply(x, dim, power)
 
 
 def beyond_mirror(x: torch.Tensor) -> torch.Tensor:
