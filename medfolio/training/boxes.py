@@ -64,18 +64,6 @@ def fractions(boxes, size: int):
     return to_centre(boxes/size)
 
 
-BESIDE = .04  # s.d. of a shown place from a box's middle, as a first look errs
-
-
-def beside(
-    y,  # (N, 4) centre boxes, fractions
-    seed: int = 0,
-):
-    "Places to look at, a little beside the middles of boxes"
-    step = torch.randn(len(y), 2, generator=torch.Generator().manual_seed(seed))
-    return y[:, :2] + BESIDE*step
-
-
 @patch
 def to(self: CropBatches, device): self.device = torch.device(device); return self
 
@@ -114,6 +102,18 @@ def __iter__(self: CropBatches):
         y = torch.from_numpy(y.astype(np.float32))
         if self.shuffle: x, y = _mirror(x, y, self.rng)
         yield x.to(self.device), y.to(self.device)
+
+# %% ../../nbs/training/08_boxes.ipynb #b351de04
+BESIDE = .04  # s.d. of a shown place from a box's middle, as a first look errs
+
+
+def beside(
+    y,  # (N, 4) centre boxes, fractions
+    seed: int = 0,
+):
+    "Places to look at, a little beside the middles of boxes"
+    step = torch.randn(len(y), 2, generator=torch.Generator().manual_seed(seed))
+    return y[:, :2] + BESIDE*step
 
 # %% ../../nbs/training/08_boxes.ipynb #45543935
 def hill(
