@@ -18,7 +18,8 @@ from ..models.backbones import BoxNet, FineStack
 from ..models.bbox import Direct, Gaussian, Sampled, sigmas
 from ..models.boxes import box_loss, iou
 from ..models.scores import beta_nll, crps, energy_iou, laplace_nll, nll
-from .boxes import CropBatches, box_learner, fractions, predict_boxes
+from .boxes import (CropBatches, beside, box_learner, fractions,
+                                     predict_boxes)
 
 # %% ../../nbs/training/09_arms.ipynb #81ae0eb2
 HEADS = dict(
@@ -107,7 +108,7 @@ def train_arm(
     make = partial(CropBatches, store, jitter=jitter, size=crop, factor=factor, bs=bs,
                    windows=windows, seed=seed)
     batches = {k: make(*v, shuffle=k == 'train') for k, v in parts.items()}
-    body = FineStack(len(as_windows(windows)), width, 4//factor)
+    body = FineStack(len(as_windows(windows)), width, max(2, 4//factor))
     net = BoxNet(body, partial(head_of(head, kappa, batchnorm), size=.2))
     learn = box_learner((batches['train'], batches['valid']), net, loss_of(loss), size,
                         bf16)
@@ -118,13 +119,12 @@ def train_arm(
     return out | dict(p=p, truth=truth, mean_box=mean_box(parts['train'][1], crop, at))
 
 # %% ../../nbs/training/09_arms.ipynb #5b505431
-def _answers(model, batches, size, off=.04):
+def _answers(model, batches, size):
     "Parameters, truth and places shown of the test crops, the same for every arm"
     batches.rng = np.random.default_rng(0)
     seen = list(batches)
     truth = fractions(torch.cat([y for _, y in seen]), size)
-    step = off*torch.randn(len(truth), 2, generator=torch.Generator().manual_seed(0))
-    at = truth[:, :2] + step
+    at = beside(truth)
     return predict_boxes(model, seen, at), truth, at
 
 

@@ -18,7 +18,7 @@ from ..models.backbones import BoxNet, FineStack
 from ..models.boxes import iou
 from ..models.joined import JoinedTimm
 from .arms import _answers, _curve, _watch, head_of, loss_of, mean_box
-from .boxes import CropBatches, box_learner, heat_loss
+from .boxes import BESIDE, CropBatches, box_learner, heat_loss
 from .precision import BFloat16
 
 # %% ../../nbs/training/09b_views.ipynb #90053b78
@@ -123,7 +123,7 @@ def best_constant(
     boxes,  # (N, 4) corner boxes of the training slices
     crop: int,  # pixels
     at,  # (N, 2) fractions: the places that are shown
-    off: float = .04,  # s.d. of a shown place from a box's middle
+    off: float = BESIDE,  # s.d. of a shown place from a box's middle
     draws: int = 4000,
 ) -> torch.Tensor:  # (N, 4)
     "The answer of one size: in that place, with the sides that fit training boxes best"
