@@ -197,14 +197,11 @@ def _careful(self: DicomFiles, i):
 # %% ../../nbs/data/08_fastdicom.ipynb #0c70e63a
 def index_files(
     paths,
-    workers: int = 1,  # threads, and processes for headers that pydicom has to read
+    workers: int = 1,  # processes for headers that pydicom has to read
 ) -> tuple:
     "What `DicomFiles` needs to know of each file, and a table of those refused"
     paths, known = [str(p) for p in paths], {}
-    rows = [None]*len(paths)
-    def some(part):
-        for i in range(part.start, part.stop): rows[i] = lean_offset(paths[i], known)
-    split_run(some, len(paths), workers)
+    rows = [lean_offset(p, known) for p in paths]  # threads would only wait for each other
     left = [p for p, r in zip(paths, rows) if r is None]
     careful, rejects = scan_headers(left, workers, read_offset)
     careful = {r['path']: r for r in careful.to_dict('records')}
