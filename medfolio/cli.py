@@ -160,7 +160,7 @@ def claims(why: flag('--why', 'the reason and the date of each claim, too') = Fa
     rows = [{k: v for k, v in r.items() if k not in more} for r in table()]
     if not rows: return console().print('no claims in nbs/claims.yaml yet')
     say_table(rows)
-    words = 'pass', 'miss', 'pending', 'afterwards'
+    words = 'pass', 'miss', 'pending', 'unmeasured', 'afterwards'
     counts = {w: sum(r['verdict'] == w for r in rows) for w in words}
     console().print('\n' + ', '.join(f'{n} {w}' for w, n in counts.items() if n))
 

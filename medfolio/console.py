@@ -13,6 +13,7 @@ import typer
 # %% ../nbs/10_console.ipynb #0d371f19
 _STYLE = {'fresh': 'green', 'stale': 'yellow', 'never run': 'dim', 'damaged': 'red',
           'pass': 'green', 'miss': 'red', 'pending': 'dim', 'afterwards': 'yellow',
+          'unmeasured': 'yellow',
           'yes': 'green', 'no': 'red'}
 
 

@@ -104,6 +104,10 @@ def test_claims_are_scored_by_what_was_registered(checkout):
     assert '1 pass' in checkout('claims')[1]
     file.write_text('toy.size: {expect: [1.4, 1.6], why: I saw it, date: 2026-11-20}\n')
     assert '1 afterwards' in checkout('claims')[1]
+    file.write_text('toy.rare: {expect: [1, 2], why: counted where there is a file, date: 2026-11-20}\n')
+    assert '1 pending' in checkout('claims')[1]  # no run has known it
+    assert checkout('run', 'toy')[0] == 0 and '1 unmeasured' in checkout('claims')[1]
+    assert checkout('paper')[0] == 0  # and the paper is made all the same
     file.write_text('toy.size: {expect: [2, 1], why: a guess, date: 2026-11-20}\n')
     assert 'not an interval' in refused(checkout, 'claims')
     file.write_text('tou.size: {expect: [1, 2], why: a guess, date: 2026-11-20}\n')
