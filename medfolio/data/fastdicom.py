@@ -201,7 +201,7 @@ def index_files(
 ) -> tuple:
     "What `DicomFiles` needs to know of each file, and a table of those refused"
     paths, known = [str(p) for p in paths], {}
-    rows = [lean_offset(p, known) for p in paths]  # threads would only wait for each other
+    rows = [lean_offset(p, known) for p in paths]  # threads would wait
     left = [p for p, r in zip(paths, rows) if r is None]
     careful, rejects = scan_headers(left, workers, read_offset)
     careful = {r['path']: r for r in careful.to_dict('records')}
