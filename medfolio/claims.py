@@ -7,7 +7,7 @@ __all__ = ['check_claim', 'claims', 'verdict', 'table']
 
 # %% ../nbs/08_claims.ipynb #1a565b1a
 from .core import MedfolioError, nearest, root
-from .record import records, registered
+from .record import records
 
 # %% ../nbs/08_claims.ipynb #23f7b186
 def check_claim(
@@ -34,16 +34,22 @@ def claims(
     base=None,  # the repository
 ) -> dict:
     "Every claim, by (run, metric); an error for one about an unknown run"
-    import yaml
-    path = (base or root())/'nbs/claims.yaml'
-    keys = list(yaml.safe_load(path.read_text()) or {}) if path.exists() else []
     out = {}
-    for run in dict.fromkeys(str(k).partition('.')[0] for k in keys):
+    for key, claim in _file((base or root())/'nbs/claims.yaml').items():
+        run, _, metric = str(key).partition('.')
         if run not in runs:
             raise MedfolioError(f"claims.yaml: no run '{run}': {nearest(run, runs)}")
-        for metric, claim in registered(run, base).items():
-            out[run, metric] = check_claim(f'{run}.{metric}' if metric else run, claim)
+        claim = check_claim(str(key), claim)
+        out[run, metric] = claim | dict(date=str(claim['date']))
     return out
+
+
+def _file(path):
+    "What the file of claims holds; there may be none"
+    import yaml
+    fast = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+    try: return path.exists() and yaml.load(path.read_text(), fast) or {}
+    except yaml.YAMLError as e: raise MedfolioError(f'{path} is not YAML: {e}') from None
 
 # %% ../nbs/08_claims.ipynb #5938bca8
 def verdict(

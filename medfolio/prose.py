@@ -129,9 +129,9 @@ def experiments(entries: dict, recs: dict, words: dict) -> list:
     return rows
 
 
-def claimed(runs: str, entries: dict) -> list:
-    "One row a claim on a run whose name begins with `runs`"
-    rows = [r for r in claims_table(entries) if r['run'].startswith(runs)]
+def claimed(runs: str, scored: list) -> list:
+    "The rows of `scored` on a run whose name begins with `runs`"
+    rows = [r for r in scored if r['run'].startswith(runs)]
     return [{k: v for k, v in r.items() if k != 'date'} for r in rows]
 
 
@@ -142,11 +142,12 @@ def _title(notebook):
 # %% ../nbs/09_prose.ipynb #5f8ed69c
 def fill_blocks(
     text: str, entries: dict, recs: dict, words: dict,  # plan, records, states
+    scored: list = (),  # the table of claims
 ) -> str:
     "`text` with every generated table renewed"
     makers = dict(family=lambda arg: family(arg, entries, recs, words),
                   experiments=lambda arg: experiments(entries, recs, words),
-                  claims=lambda arg: claimed(arg, entries))
+                  claims=lambda arg: claimed(arg, scored))
     def new(m):
         if m[2] not in makers:
             known = nearest(m[2], makers)
@@ -180,23 +181,23 @@ def fill(
     "Renew all numbers and tables in the prose of `nbs/*.ipynb`; the changed notebooks"
     base = base or root()
     entries, (recs, _) = plan(base), records(base)
-    words, out = states(entries), []
+    words, scored, out = states(entries), claims_table(entries, base), []
     for path in sorted((base/'nbs').glob('*.ipynb')):
         text = path.read_text(encoding='utf8')
-        if new := _filled(path, text, entries, recs, words):
+        if new := _filled(path, text, entries, recs, words, scored):
             out.append(path.name)
             if not check: write_atomic(path, new)
     return out
 
 
-def _filled(path, text, entries, recs, words):
+def _filled(path, text, *known):
     "The notebook's new text, or nothing where its prose is up to date"
     nb = json.loads(text)
     prose = [c for c in nb['cells'] if c['cell_type'] == 'markdown']
     was = [''.join(c['source']) for c in prose]
     experiment = bool(tagged(nb, 'parameters'))
     if not experiment and path.name != 'index.ipynb': return None
-    try: now = [fill_links(fill_blocks(s, entries, recs, words), recs) for s in was]
+    try: now = [fill_links(fill_blocks(s, *known), known[1]) for s in was]
     except MedfolioError as e: raise MedfolioError(f'{path.name}: {e}') from None
     if experiment and (typed := typed_numbers(now)):
         raise MedfolioError(f'{path.name}: {", ".join(typed)} typed into its results: '
