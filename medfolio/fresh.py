@@ -24,6 +24,7 @@ def _strip_docstrings(tree):
     return tree
 
 
+@lru_cache(4096)
 def code_digest(
     src: str,  # Python source; IPython magics are compared as text
 ) -> str:
@@ -225,6 +226,22 @@ def _step(where, what, look):
     return nodes, more
 
 # %% ../nbs/02_fresh.ipynb #90c03794
+def _moment(base):
+    "What tells the package's files of this moment from those of another"
+    files = [(p, p.stat()) for p in sorted((base/'medfolio').rglob('*.py'))]
+    return base, *((p, s.st_mtime_ns, s.st_size) for p, s in files)
+
+
+@lru_cache(4)
+def _library(moment):
+    "Looking up a module, and steps from need to need, remembered for this moment"
+    @cache
+    def look(name):
+        path = module_path(name, moment[0])
+        return path and statements(path.read_text(encoding='utf8'), name)
+    return look, cache(lambda where, what: _step(where, what, look))
+
+
 _RULE = 'medfolio.fresh'
 
 
@@ -233,18 +250,14 @@ def reached(
     base=None,  # the repository
 ) -> dict:
     "Module -> its top-level statements that `sources` reach"
-    @cache
-    def look(name):
-        if not name: return cells
-        path = module_path(name, base)
-        return path and statements(path.read_text(encoding='utf8'), name)
+    look, step = _library(_moment(base or root()))
     cells, out, seen = defaultdict(list), defaultdict(set), set()
     for src in sources:
         for name, nodes in statements(src).items(): cells[name] += nodes
     todo = {('', ''), ('', '*'), ('', 'import')}
     while todo:
         seen.add(item := todo.pop())
-        nodes, more = _step(*item, look)
+        nodes, more = step(*item) if item[0] else _step(*item, lambda _: cells)
         out[item[0]].update(nodes)
         todo |= more - seen
     return {m: nodes for m, nodes in out.items() if nodes and m not in ('', _RULE)}
