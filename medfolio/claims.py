@@ -49,7 +49,9 @@ def _file(path):
     import yaml
     fast = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
     try: return path.exists() and yaml.load(path.read_text(), fast) or {}
-    except yaml.YAMLError as e: raise MedfolioError(f'{path} is not YAML: {e}') from None
+    except yaml.YAMLError as e:
+        last = str(e).splitlines()[-1].strip()
+        raise MedfolioError(f'{path} is not YAML: {last}') from None
 
 # %% ../nbs/08_claims.ipynb #5938bca8
 def verdict(
