@@ -151,7 +151,7 @@ def test_a_killed_prediction_goes_on(world):
 
 def test_the_localiser(world):
     "A model of the localiser's own kind gives, through file and command, what its networks give here"
-    arch = dict(channels=1, width=8, stem=2, full=False, size=128, crop=64, factor=1, windows='abdomen', widen=[1, 1.1, 1.2, 1.3])
+    arch = dict(channels=1, width=8, stem=2, full=False, spread=.03, size=128, crop=64, factor=1, windows='abdomen', widen=[1, 1.1, 1.2, 1.3])
     card = CARD | dict(name='localiser', task='deeplesion', arch=arch)
     torch.manual_seed(1)
     parts = make_parts(card)

@@ -14,6 +14,7 @@ from fastai.callback import schedule  # adds fit_one_cycle to Learner
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastcore.basics import patch
+from scipy.special import softmax
 from ..core import MedfolioError
 from ..data.augment import flip_boxes
 from ..data.crop import Held, crops
@@ -23,6 +24,7 @@ from ..models.backbones import BoxNet, FineStack, Spatial, places
 from ..models.bbox import Gaussian, mean_chol, pack, side_sigmas
 from ..models.boxes import to_centre, to_corners
 from ..models.candidates import interval, peaks, total_spread
+from ..models.choose import Chooser
 from .learner import AdamW, quiet
 from .precision import BFloat16
 
@@ -202,14 +204,26 @@ def heat_of(
     return torch.cat(out)
 
 # %% ../../nbs/training/08_boxes.ipynb #5f0c7a31
+@torch.inference_mode()
+def _seen(net, x, at):
+    "Parameters and features of crops at these places"
+    was, run, out = net.training, BFloat16(net).eval(), []
+    for o, a in zip(x.split(64), at.split(64)):
+        run(o)
+        there, around = net.trunk(net.map, a)[1], net.map.float().mean((2, 3))
+        out.append((net.look(a).float(), torch.cat([there, around], 1)))
+    net.train(was)
+    return map(torch.cat, zip(*out))
+
+
 def _mirrored(net, x, at, axes):
-    "Parameters of crops, as the network has them from their mirror images"
+    "The same, as the network has it from the crops' mirror images"
     sign = torch.tensor([-1. if d in axes else 1. for d in (3, 2)]*2)
     sign[2:] = 1  # width and height stay what they are
     turn = lambda c: torch.where(sign[:c.shape[1]] < 0, 1 - c, c)
-    looks = ([o.flip(axes)] for o in x.split(64))
-    mu, L = mean_chol(predict_boxes(net, looks, turn(at)))
-    return pack(turn(mu), sign[:, None]*L*sign)
+    p, f = _seen(net, x.flip(axes), turn(at))
+    mu, L = mean_chol(p)
+    return pack(turn(mu), sign[:, None]*L*sign), f
 
 # %% ../../nbs/training/08_boxes.ipynb #818e1017
 class Cascade:
@@ -224,42 +238,64 @@ class Cascade:
         widen=1.,  # factor of the intervals, from calibration
         k: int = 6,  # candidates
         level: float = .9,  # of the intervals
+        chooser: Chooser | None = None,  # of candidates; their heats by default
+        mirrors=MIRRORS,  # of slices and crops, whose answers are averaged
     ):
         self.net, self.size, self.crop, self.factor = net, size, crop, factor
         self.windows, self.widen, self.k, self.level = windows, widen, k, level
+        self.chooser, self.mirrors = chooser and chooser.eval(), mirrors
 
     def look(
         self,
         held: Held,
         middles: np.ndarray,  # (N, 2) pixels
-    ) -> torch.Tensor:
-        "The network's parameters for the crops around `middles`"
+    ) -> tuple:
+        "The network's parameters for the crops around `middles`, and features"
         corner = np.rint(middles - self.crop/2).astype(np.int64)
         x = torch.from_numpy(crops(held, np.arange(len(held)), corner, self.crop,
                                    self.windows, self.factor))
         at = torch.from_numpy((middles - corner)/self.crop).float()
-        return sum(_mirrored(BFloat16(self.net), x, at, m)
-                   for m in MIRRORS)/len(MIRRORS)
+        got = zip(*[_mirrored(self.net, x, at, m) for m in self.mirrors])
+        return tuple(sum(o)/len(self.mirrors) for o in got)
 
 # %% ../../nbs/training/08_boxes.ipynb #28f301ea
 @patch
-def candidates(
+def looks(
     self: Cascade,
     held: Held,  # slices of `size`
 ) -> tuple:
-    "`(shares N×k, boxes N×k×4, s.d. of their sides)`, pixels, likeliest first"
+    "`(heat N×k, boxes N×k×4, s.d. of their sides, features)`, highest peak first"
     x = torch.from_numpy(window(held.hu, self.windows, factor=self.factor))
-    heat = heat_of(self.net, ([o] for o in x.split(32)))
+    heat = heat_of(self.net, ([o] for o in x.split(32)), self.mirrors)
     places, share = peaks(heat.numpy(), self.k, self.crop/self.size/4)
-    mu, sigma = [], []
+    mu, sigma, seen = [], [], []
     for at in places.swapaxes(0, 1)*self.size:
-        p = self.look(held, at)
+        p, f = self.look(held, at)
         left = np.tile(np.rint(at - self.crop/2), 2)
         mu.append(to_corners(p[:, :4]).double().numpy()*self.crop + left)
         sigma.append(side_sigmas(p).double().numpy()*self.crop)
-    return share, np.stack(mu, 1), np.stack(sigma, 1)
+        seen.append(f.numpy())
+    return np.log(share + 1e-9), *(np.stack(o, 1) for o in (mu, sigma, seen))
+
+# %% ../../nbs/training/08_boxes.ipynb #740a2763
+@patch
+def ranked(self: Cascade, heat, mu, sigma, seen) -> tuple:
+    "`(shares N×k, boxes N×k×4, s.d. of their sides)` of `looks`, likeliest first"
+    if self.chooser is not None:
+        given = (torch.from_numpy(o).float() for o in (seen, heat))
+        with torch.inference_mode(): heat = self.chooser(*given).double().numpy()
+    share = softmax(heat, 1)
+    order = np.argsort(-share, 1, kind='stable')
+    by = lambda a, o: np.take_along_axis(a, o, 1)
+    return by(share, order), by(mu, order[..., None]), by(sigma, order[..., None])
 
 
+@patch
+def candidates(self: Cascade, held: Held) -> tuple:
+    "What `ranked` makes of these slices"
+    return self.ranked(*self.looks(held))
+
+# %% ../../nbs/training/08_boxes.ipynb #b3c78f31
 @patch
 def __call__(self: Cascade, slices):
     "`(boxes, low, high, sigma)`, (N, 4) each, in pixels of each slice as it came"
@@ -277,17 +313,19 @@ def __call__(self: Cascade, slices):
 def make_parts(
     card: dict,  # of a saved model
 ) -> dict:
-    "The network that a card describes, without its weights"
+    "The networks that a card describes, without their weights"
     a = card['arch']
     body = FineStack(a['channels'], a['width'], a['stem'])
-    return dict(net=BoxNet(body, partial(Gaussian, full=a['full'])))
+    head = partial(Gaussian, full=a['full'], spread=a['spread'])
+    parts = dict(net=BoxNet(body, head))
+    return parts | (dict(chooser=Chooser(a['features'])) if 'features' in a else {})
 
 
 def cascade(
     parts: dict,  # from `make_parts`, with weights
     card: dict,
 ) -> Cascade:
-    "Both steps, as the card describes them"
+    "All steps, as the card describes them"
     a = card['arch']
     return Cascade(parts['net'], a['size'], a['crop'], a['factor'], a['windows'],
-                   np.asarray(a['widen']))
+                   np.asarray(a['widen']), chooser=parts.get('chooser'))
