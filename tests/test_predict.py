@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, psutil, pytest, torch
 import make_dicom
 from conftest import SAVE, until
-from medfolio.training.boxes import cascade, make_parts
+from medfolio.training.cascade import cascade, make_parts
 from medfolio.training.saved import save_model
 from medfolio.twins.deeplesion import png
 

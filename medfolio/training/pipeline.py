@@ -111,8 +111,8 @@ def draw_box(
 
 # %% ../../nbs/training/05b_pipeline.ipynb #a6491e20
 TASKS = {  # task: (card -> networks, (networks, card) -> predictor, its pipeline)
-    'deeplesion': ('medfolio.training.boxes:make_parts',
-                   'medfolio.training.boxes:cascade', Boxes),
+    'deeplesion': ('medfolio.training.cascade:make_parts',
+                   'medfolio.training.cascade:cascade', Boxes),
     'hemorrhage': ('medfolio.training.bleeds:make_parts',
                    'medfolio.training.bleeds:classifier', Bleeds)}
 
