@@ -35,7 +35,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	@echo "setting up .venv from requirements.lock (a minute or two, once)"
-	@$(BIN)/uv pip sync -q --require-hashes --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync -q --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install -q --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@rm -f .venv/.ready-* && touch $(READY)
 
