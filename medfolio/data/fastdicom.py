@@ -69,20 +69,15 @@ def lean_offset(path, known: dict, limit: int = 2**30) -> dict | None:
 
 # %% ../../nbs/data/08_fastdicom.ipynb #b5d19601
 @njit(nogil=True, cache=True)
-def _extremes(x):
-    "Smallest and largest of `x`"
-    lo = hi = x[0]
-    for i in range(x.size): lo, hi = min(lo, x[i]), max(hi, x[i])
-    return lo, hi
-
-
-@njit(nogil=True, cache=True)
 def _shift(x, lo, hi, intercept, air):
-    "Add `intercept` in place, except that `lo`…`hi` becomes `air`"
+    "Add `intercept`, but `lo`…`hi` becomes `air`; the smallest and largest there was"
     lo, hi, add, air = np.int16(lo), np.int16(hi), np.int16(intercept), np.int16(air)
+    least = most = x[0]
     for i in range(x.size):
         v = x[i]
+        least, most = min(least, v), max(most, v)
         x[i] = air if (v >= lo) & (v <= hi) else np.int16(v + add)
+    return least, most
 
 
 def to_hu_inplace(
@@ -93,13 +88,11 @@ def to_hu_inplace(
     intercept: int,
     air: int = -1000,
 ) -> bool:
-    "Stored values to HU where they lie; False, and `x` untouched, if they are unusual"
-    a, b = map(int, _extremes(x))
+    "Stored values to HU where they lie; False, and `x` void, if they are unusual"
+    a, b = map(int, _shift(x, lo, hi, intercept, air))
     half = 1 << (bits - 1)
     if a < (-half if signed else 0) or b >= (half if signed else 2*half): return False
-    if a + intercept < -4096 or b + intercept > 4096: return False
-    _shift(x, lo, hi, intercept, air)
-    return True
+    return -4096 <= a + intercept and b + intercept <= 4096
 
 # %% ../../nbs/data/08_fastdicom.ipynb #7cfc75ae
 class DicomFiles:
