@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export UV_SYSTEM_CERTS ?= 1
+# some virtual machines announce AMX and lack it, and PyTorch's kernels die there
+export ONEDNN_MAX_CPU_ISA ?= AVX512_CORE_BF16
 TESTS ?= tests
 READY := .venv/.ready-$(shell git hash-object requirements.lock pyproject.toml | cut -c1-12 | paste -sd- -)
 

@@ -57,6 +57,7 @@ def _environment(e, stage, smoke, threads):
     env |= dict(MEDFOLIO_ROOT=str(root()), MEDFOLIO_RUN=e.name,
                 MEDFOLIO_STAGE=str(stage), PYTHONHASHSEED='0',
                 PYTHONWARNINGS='ignore:IProgress not found')  # names a path
+    env.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX512_CORE_BF16')  # see above
     if smoke: env['MEDFOLIO_SMOKE'] = '1'
     if threads: env |= dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     return env
