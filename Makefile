@@ -12,6 +12,7 @@ paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site
 	@$(BIN)/medfolio site
 
 test: $(READY)  ## every notebook and every test
+	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/ipython/numba_cache"  # numba knows a cell's text, not what it calls
 	$(BIN)/nbdev_test
 	$(BIN)/pytest $(TESTS)
 
