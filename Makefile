@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export UV_SYSTEM_CERTS ?= 1
-# some virtual machines announce AMX and lack it, and PyTorch's kernels die there
-export ONEDNN_MAX_CPU_ISA ?= AVX512_CORE_BF16
 TESTS ?= tests
+# some virtual machines announce AMX and lack it
+KERNELS = env $$($(BIN)/python -c 'from medfolio.paper import kernels; [print(f"{k}={v}") for k, v in kernels().items()]')
 READY := .venv/.ready-$(shell git hash-object requirements.lock pyproject.toml | cut -c1-12 | paste -sd- -)
 
 paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site in _site/
@@ -13,8 +13,8 @@ paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site
 
 test: $(READY)  ## every notebook and every test
 	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/ipython/numba_cache"  # numba knows a cell's text, not what it calls
-	$(BIN)/nbdev_test
-	$(BIN)/pytest $(TESTS)
+	$(KERNELS) $(BIN)/nbdev_test
+	$(KERNELS) $(BIN)/pytest $(TESTS)
 
 setup: $(READY)  ## the environment in .venv, from the lock
 
