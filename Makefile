@@ -13,7 +13,7 @@ paper: $(READY)  ## data, runs, figures, tables, pages and README, then the site
 
 test: $(READY)  ## every notebook and every test
 	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/ipython/numba_cache"  # numba knows a cell's text, not what it calls
-	$(KERNELS) $(BIN)/nbdev_test
+	$(KERNELS) OMP_NUM_THREADS=1 $(BIN)/nbdev_test  # as many notebooks as cores, a thread each
 	$(KERNELS) $(BIN)/pytest $(TESTS)
 
 setup: $(READY)  ## the environment in .venv, from the lock
