@@ -6,7 +6,10 @@
 __all__ = ['targets', 'Slices', 'slices', 'draw', 'fresh_buffer', 'Ring', 'ahead', 'SliceLoader', 'loaders']
 
 # %% ../../nbs/data/04_loaders.ipynb #2ef95fff
-import math, queue, threading, warnings
+import math, warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastcore.basics import store_attr
 from ..core import MedfolioError
-from .window import as_windows, window, window_at
+from .window import as_windows, cores, window, window_at
 
 # %% ../../nbs/data/04_loaders.ipynb #139f46b3
 def targets(
@@ -132,32 +135,22 @@ class Ring:
 
 # %% ../../nbs/data/04_loaders.ipynb #5b587c15
 def ahead(
-    items,  # an iterator
-    depth: int = 1,  # how many to hold ready; 0: no thread
+    jobs,  # pairs: an item, and a function that completes it
+    depth: int = 3,  # how many are under way or ready; 0: no threads
+    makers: int = 2,  # threads
 ):
-    "The same items, made in a thread while earlier ones are in use"
-    if depth < 1: yield from items; return
-    ready, stop = queue.Queue(depth), threading.Event()
-    def put(o):
-        while not stop.is_set():
-            try: return ready.put(o, timeout=.05)
-            except queue.Full: pass
-    def run():
-        try:
-            for o in items:
-                put((o, None)); del o
-                if stop.is_set(): return
-            put((None, StopIteration()))
-        except BaseException as e: put((None, e))
-    t = threading.Thread(target=run, daemon=True); t.start()
+    "The items in their order, completed by threads while earlier ones are in use"
+    if depth < 1:
+        for item, job in jobs: job(); del job; yield item; del item
+        return
+    pool, begun = ThreadPoolExecutor(makers, thread_name_prefix='batch'), deque()
+    def first(): item, job = begun.popleft(); job.result(); return item
     try:
-        while True:
-            o, e = ready.get()
-            if isinstance(e, StopIteration): return
-            if e is not None: raise e
-            yield o
-            del o
-    finally: stop.set(); t.join()
+        for item, job in jobs:
+            begun.append((item, pool.submit(job))); del item, job
+            if len(begun) == depth: yield first()
+        while begun: yield first()
+    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/data/04_loaders.ipynb #54ed1c4b
 class SliceLoader(DataLoader):
@@ -179,8 +172,8 @@ class SliceLoader(DataLoader):
         groups=None,  # an item: all groups are drawn equally often
         jitter=None,  # (windows (C, 2), n, rng) -> windows (n, C, 2)
         augment=None,  # (x, y, generator) -> (x, y), on the batch's device
-        threads=None,  # that make a batch on the CPU: all cores
-        depth: int = 1,  # batches made ahead
+        threads=None,  # that make batches on the CPU: all cores
+        depth: int = 3,  # batches under way or ready; 0: made when asked for
         **kwargs,  # device, and fastai's callbacks
     ):
         kwargs.update(num_workers=0, pin_memory=False)
@@ -195,31 +188,33 @@ class SliceLoader(DataLoader):
 def _cuda(dl): return dl.device is not None and dl.device.type == 'cuda'
 
 
-def _hu_or_x(dl, rows, rng):
-    "What the CPU makes of a batch: windowed floats, or integers for another device"
-    store, n = dl.dataset.store, 1 + dl.neighbours
-    w = as_windows(dl.windows)
+def _begin(dl, rows, rng):
+    "Buffer, slot and windows for the slices at `rows`"
+    shape, n, w = dl.dataset.store.shape, 1 + dl.neighbours, as_windows(dl.windows)
     if dl.jitter is not None: w = dl.jitter(w, len(rows), rng)
     if w.ndim == 3: w = np.repeat(w, n, 0)
+    if dl._remote: return *dl._ring.take((len(rows)*n, *shape), torch.int16), w
+    h, v = (s//dl.factor for s in shape)
+    return *dl._ring.take((len(rows)*n, w.shape[-2], h, v)), w
+
+
+def _fill(dl, rows, buf, w, threads):
+    "The slices at `rows`: as windowed floats, or as integers for another device"
+    store, out = dl.dataset.store, buf.numpy()
     if dl._remote:
-        buf, slot = dl._ring.take((len(rows)*n, *store.shape), torch.int16)
-        out = buf.numpy().reshape((len(rows), n, *store.shape)[0 if n > 1 else 0:])
-        store.gather(rows, out if n > 1 else out[:, 0], dl.neighbours, dl.threads)
-        return buf, w, slot
-    h, v = (s//dl.factor for s in store.shape)
-    buf, slot = dl._ring.take((len(rows)*n, w.shape[-2], h, v))
-    if hasattr(store, 'windowed'):  # files: read and windowed a slice at a time
-        store.windowed(rows, w, buf.numpy(), dl.factor, dl.threads)
-        return buf, w, slot
-    a = store.addresses(rows, dl.neighbours).reshape(-1)
-    window_at(a, store.shape, w, buf.numpy(), dl.factor, dl.threads)
-    store.touched(len(a))
-    return buf, w, slot
+        if dl.neighbours: out = out.reshape(len(rows), -1, *store.shape)
+        store.gather(rows, out, dl.neighbours, threads)
+    elif hasattr(store, 'windowed'):  # files: read and windowed a slice at a time
+        store.windowed(rows, w, out, dl.factor, threads)
+    else:
+        a = store.addresses(rows, dl.neighbours).reshape(-1)
+        window_at(a, store.shape, w, out, dl.factor, threads)
+        store.touched(len(a))
 
 
 def _deliver(dl, made):
     "The batch on its device: (N, channels, H, W)"
-    buf, w, slot = made
+    buf, slot, w = made
     if dl._remote:
         x = buf.to(dl.device, non_blocking=_cuda(dl))
         if _cuda(dl): slot[2] = torch.cuda.Event(); slot[2].record()
@@ -240,23 +235,29 @@ def _get_idxs(self):
     return draw(self.n, _rng(self, self.epoch), self.shuffle, self.weights, self.groups)
 
 
-def _made(self, idxs, epoch):
-    "Batches as the CPU leaves them, with their positions and seeds"
+def _jobs(self, idxs, epoch, threads):
+    "Positions, seed and buffer of each batch, and what fills it"
     n = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     for k, i in enumerate(range(0, n, self.bs)):
         at, rng = np.asarray(idxs[i:min(i + self.bs, n)]), None
         if self.jitter or self.augment: rng = _rng(self, epoch, k)
-        yield (at, _hu_or_x(self, self.dataset.rows[at], rng),
-               rng and int(rng.integers(2**62)))
+        rows = self.dataset.rows[at]
+        made = _begin(self, rows, rng)
+        seed = rng and int(rng.integers(2**62))
+        yield (at, seed, made), partial(_fill, self, rows, *made[::2], threads)
+        del made
 
 # %% ../../nbs/data/04_loaders.ipynb #b8fea08f
 def _iter(self):
     self.before_iter()
     self._remote = self.device is not None and self.device.type != 'cpu'
-    if self._ring is None: self._ring = Ring(self.depth + 3, _cuda(self))
+    if self._ring is None: self._ring = Ring(self.depth + 2, _cuda(self))
     idxs, epoch = self.get_idxs(), self.epoch
     self.epoch += 1
-    for at, made, seed in ahead(_made(self, idxs, epoch), self.depth):
+    threads = self.threads or cores()
+    makers = max(1, min(self.depth, threads))
+    jobs = _jobs(self, idxs, epoch, threads//makers)
+    for at, seed, made in ahead(jobs, self.depth, makers):
         x, y = _deliver(self, made), self.dataset.y[torch.from_numpy(at)]
         del made
         if self.device is not None: y = y.to(self.device)

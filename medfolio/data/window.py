@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from ..core import MedfolioError, nearest
 
@@ -98,19 +99,30 @@ def _row(a, y, k, row):
         row[x] = np.float32(s) / np.float32(k*k)
 
 # %% ../../nbs/data/02_window.ipynb #ef0e19a1
+@intrinsic
+def _fma(context, a, b, c):
+    "`a*b + c`, rounded once"
+    def gen(ctx, builder, sig, args): return builder.fma(*args)
+    return types.float32(types.float32, types.float32, types.float32), gen
+
+
 @njit(nogil=True, cache=True, error_model='numpy')
 def _line(row, out, low, width):
     "One row through one window"
     zero, one = np.float32(0), np.float32(1)
+    inverse = one/width
     for x in range(row.size):
-        out[x] = min(max((np.float32(row[x]) - low)/width, zero), one)
+        v = np.float32(row[x]) - low
+        q = v*inverse  # but for a last bit `v/width`, and then exactly that
+        q = _fma(_fma(-q, width, v), inverse, q)
+        out[x] = min(max(q, zero), one)
 
 # %% ../../nbs/data/02_window.ipynb #5d9a9e3f
-STREAM = 2**24  # bytes; larger batches are written past the caches
+STREAM = 2**22  # bytes; batches as large are written past the caches
 
 
 @intrinsic
-def _stream(context, src, dst, low, width):
+def _stream(context, src, dst, low, width, inverse):
     "Sixteen floats through one window, stored past the caches"
     def gen(ctx, b, sig, args):
         vec, i32 = ir.VectorType(ir.FloatType(), 16), ir.IntType(32)
@@ -118,14 +130,20 @@ def _stream(context, src, dst, low, width):
             b.insert_element(ir.Constant(vec, ir.Undefined), v, i32(0)),
             ir.Constant(vec, ir.Undefined), ir.Constant(ir.VectorType(i32, 16), [0]*16))
         src, dst = (b.inttoptr(o, vec.as_pointer()) for o in args[:2])
-        y = b.fdiv(b.fsub(b.load(src, align=4), fill(args[2])), fill(args[3]))
+        fma = get_or_insert_function(b.module, ir.FunctionType(vec, [vec]*3),
+                                     'llvm.fma.v16f32')
+        low, width, inverse = map(fill, args[2:])
+        v = b.fsub(b.load(src, align=4), low)
+        q = b.fmul(v, inverse)
+        y = b.call(fma, [b.call(fma, [b.fneg(q), width, v]), inverse, q])
         for sign, edge in (('>', 0.), ('<', 1.)):
             edge = ir.Constant(vec, [edge]*16)
             y = b.select(b.fcmp_ordered(sign, y, edge), y, edge)
         hint = b.module.add_metadata([i32(1)])
         b.store(y, dst, align=64).set_metadata('nontemporal', hint)
         return ctx.get_dummy_value()
-    return types.void(types.int64, types.int64, types.float32, types.float32), gen
+    f = types.float32
+    return types.void(types.int64, types.int64, f, f, f), gen
 
 
 @intrinsic
@@ -148,7 +166,8 @@ def _windows(address, h, w, low, width, k, out, stream):
                 l, d = low[n, c], width[n, c]
                 if stream:
                     to = o + ((n*low.shape[1] + c)*(h//k) + y)*size
-                    for x in range(0, size, 64): _stream(r + x, to + x, l, d)
+                    i = np.float32(1)/d
+                    for x in range(0, size, 64): _stream(r + x, to + x, l, d, i)
                 elif k > 1: _line(row, out[n, c, y], l, d)
                 else: _line(a[y], out[n, c, y], l, d)
     if stream: _fence()
@@ -203,6 +222,8 @@ def windower(
     if out.shape != shape or out.dtype != np.float32:
         raise MedfolioError(f'out is {out.dtype} {out.shape}; '
                             f'float32 {shape} is needed')
+    if (np.abs(windows) > 1e9).any() or (windows[..., 1] < 1e-6).any():
+        raise MedfolioError('no window of HU: beyond 1e9, or narrower than 1e-6')
     width = windows[..., 1].astype(np.float32)
     low = (windows[..., 0] - windows[..., 1]/2).astype(np.float32)
     past = _may_stream(out)

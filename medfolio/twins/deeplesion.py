@@ -222,7 +222,7 @@ def deeplesion_twin(
         raise MedfolioError('a twin takes 1 patient or more, a size that is a multiple '
                             'of 16 and at least 64, signal 0 or 1, neighbours from 0')
     about = dict(generator='medfolio.twins.deeplesion', version=VERSION, synthetic=True,
-                 seed=seed, signal=signal, patients=patients, size=size, slices=slices,
+                 seed=seed, signal=+signal, patients=patients, size=size, slices=slices,
                  neighbours=neighbours, spread=spread, larger=larger, tissues=TISSUES)
     write_atomic(root/'TWIN.json', json.dumps(about, indent=1) + '\n')
     done = run_jobs([(root, p, seed, signal, size, neighbours, slices, spread, larger)
