@@ -8,7 +8,7 @@ __all__ = ['with_outputs', 'clean_text', 'execute', 'main']
 # %% ../nbs/06_worker.ipynb #193edd44
 import json, os, sys, threading, traceback
 from pathlib import Path
-from .core import MedfolioError, read_nb, write_atomic
+from .core import MedfolioError, read_nb, root, write_atomic
 from .fresh import is_injected
 
 # %% ../nbs/06_worker.ipynb #92461dee
@@ -19,28 +19,36 @@ def with_outputs(
     nb: dict,  # the notebook as it is on disk
     ran: dict,  # the notebook as it was executed
 ) -> dict:
-    "`nb` with the outputs of `ran`"
+    "`nb` with what `ran` shows; its warnings stay in the run's own notebook"
     is_code = lambda c: c['cell_type'] == 'code'
     executed = [c for c in ran['cells'] if is_code(c)]
     executed = [c for c, s in zip(executed, _sources(executed)) if not is_injected(s)]
     if _sources(filter(is_code, nb['cells'])) != _sources(executed):
         raise MedfolioError('the notebook was edited while it ran')
     outs = iter(executed)
-    merged = [c | dict(outputs=next(outs)['outputs']) if is_code(c) else c
+    shown = lambda c: [o for o in c['outputs'] if o.get('name') != 'stderr']
+    merged = [c | dict(outputs=shown(next(outs))) if is_code(c) else c
               for c in nb['cells']]
     return nb | dict(cells=merged)
+
+
+def _placeless(text):
+    for home in root(), sys.prefix: text = ''.join(text).replace(f'{home}/', '')
+    return text
 
 
 def clean_text(
     nb: dict,  # an executed notebook
 ) -> str:
-    "`nb` as `nbdev_clean` would write it"
+    "`nb` as `nbdev_clean` would write it, warnings without the place where it ran"
     from execnb.nbio import dict2nb, nb2str
     from nbdev.clean import clean_nb
     nb = dict2nb(json.loads(json.dumps(nb)))
     clean_nb(nb, allowed_cell_metadata_keys=['tags'])
     for c in nb['cells']:
         if c['metadata'].get('tags') == []: del c['metadata']['tags']
+        for o in c.get('outputs', []):
+            if o.get('name') == 'stderr': o['text'] = _placeless(o['text'])
     return nb2str(nb)
 
 # %% ../nbs/06_worker.ipynb #952c9943
