@@ -63,12 +63,12 @@ def _code(u, codes, lengths, out):
         k += 1
     return k
 
-
+# %% ../../nbs/twins/03e_files.ipynb #f9f6d935
 def jpeg_lossless(
     px,  # matrix of 16-bit integers
 ) -> bytes:
     "The matrix as a lossless JPEG stream (process 14, selection value 1)"
-    body = np.empty(8*px.size + 2, np.uint8)  # up to 27 bits a pixel, and 0 after each 255
+    body = np.empty(8*px.size + 2, np.uint8)  # 27 bits at most, and 0 after each 255
     body = body[:_code(px.view(np.uint16), _huffman(), LENGTHS, body)].tobytes()
     table = bytes([0, *np.bincount(LENGTHS, minlength=17)[1:], *range(17)])
     frame = bytes([16, *px.shape[0].to_bytes(2), *px.shape[1].to_bytes(2), 1, 1, 17, 0])

@@ -77,7 +77,7 @@ def once(f):
         return sp.known[key]
     return g
 
-
+# %% ../../nbs/twins/03a_space.ipynb #73b6fa50
 class Space(Canvas):
     "The plane at height `z` of a head: pixels that know where in the head they are"
     def __init__(self,
@@ -105,15 +105,19 @@ class Space(Canvas):
         "A patient's field on this plane"
         return f.plane(self.tx, self.ty, self.level)
 
-    def blurs(self, width):
-        "Square of an edge's own width, and width that the slab adds where `nz` is 1"
-        w = max(width, self.sharpest)
-        return F(w*w), F(.8*self.thick)
+# %% ../../nbs/twins/03a_space.ipynb #e8b196ea
+@patch
+def blurs(self: Space, width):
+    "Square of an edge's own width, and width that the slab adds where `nz` is 1"
+    w = max(width, self.sharpest)
+    return F(w*w), F(.8*self.thick)
 
-    def member(self, d, nz=0., width=0.):
-        "Membership at 3-D distance `d` from a surface whose normal has `nz` along z"
-        w2, slab = self.blurs(width)
-        return soft(d, np.sqrt(w2 + (slab*nz)**2))
+
+@patch
+def member(self: Space, d, nz=0., width=0.):
+    "Membership at 3-D distance `d` from a surface whose normal has `nz` along z"
+    w2, slab = self.blurs(width)
+    return soft(d, np.sqrt(w2 + (slab*nz)**2))
 
 # %% ../../nbs/twins/03a_space.ipynb #7b97913d
 @patch
@@ -178,7 +182,7 @@ def put(self: Space, sl, m, value, clip, im):
     if value is not None: mix((self.im if im is None else im)[sl], m, value)
     return sl, m
 
-
+# %% ../../nbs/twins/03a_space.ipynb #20774922
 @njit(inline='always')
 def _steep(nz, w2, slab):
     "What a distance is multiplied with before it goes into the edge's tanh"
@@ -208,7 +212,7 @@ def _ball(x, y, z, solid, wobble, w2, slab):
             out[i, j] = d*_steep(gz/g, w2, slab)
     return out
 
-
+# %% ../../nbs/twins/03a_space.ipynb #2fdd7bdc
 @patch
 def ball(self: Space, at, axes, angle=0., value=None, width=0., clip=None, im=None,
          wobble=None):
