@@ -31,7 +31,7 @@ def with_outputs(
               for c in nb['cells']]
     return nb | dict(cells=merged)
 
-
+# %% ../nbs/06_worker.ipynb #ee9e2ef7
 def _placeless(text):
     for home in root(), sys.prefix: text = ''.join(text).replace(f'{home}/', '')
     return text

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from .brain import sulci, tent
 from .physics import F, mix, soft
-from .space import SIDES, Space, draw_head
+from .space import SIDES, Space, draw_head, hypot
 
 # %% ../../nbs/twins/03d_bleeds.ipynb #da5f8245
 KINDS = ('epidural', 'intraparenchymal', 'intraventricular', 'subarachnoid', 'subdural')
@@ -150,7 +150,7 @@ def displace(sp, shift):
     "Bend the brain's coordinates of a view"
     if shift:
         far = ((sp.y+5)*F(1/60))**2 + ((sp.z-32)*F(1/45))**2
-        sp.x = sp.x - F(shift)*np.exp(-far)
+        sp.x, sp.known = sp.x - F(shift)*np.exp(-far), {}
 
 # %% ../../nbs/twins/03d_bleeds.ipynb #8f9982c5
 def _lens(sp, b, inner, mottle):
@@ -183,7 +183,7 @@ def _layer(sp, b, infra, mottle):
     q = 1 - ((sp.y - F(b.y))*F(1/b.dy))**2 - ((sp.z - F(b.z))*F(1/b.dz))**2
     if b.form == 'falx':
         t, off = F(b.t)*np.sqrt(np.clip(q, 0, 1)), s*sp.x
-        d = np.hypot((sp.y-4)*F(1/62), (sp.z-18)*F(1/42))*40 - 40
+        d = hypot((sp.y-4)*F(1/62), (sp.z-18)*F(1/42))*40 - 40
         m = soft(t - off, .9)*soft(off + .5, .8)*sp.member(d, 0., 3.)*(1 - infra)
         return None, m*soft(t - .5, .6), F(b.hu) + 2*mottle
     d, cover = tent(sp)

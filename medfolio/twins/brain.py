@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from .physics import F, cupping, bar, mix, soft, spokes, stream
 from .skull import ridges, surround
-from .space import SIDES, Space, draw_head
+from .space import SIDES, Space, draw_head, hypot, once
 
 # %% ../../nbs/twins/03c_brain.ipynb #e0b8ee4f
 @functools.lru_cache(64)
@@ -41,12 +41,13 @@ def folds(sp):
     return _stretch(n, step, f.shape[0]) @ f @ _stretch(m, step, f.shape[1]).T
 
 # %% ../../nbs/twins/03c_brain.ipynb #22a85023
+@once
 def tent(sp):
     "Distance below the tentorium (mm), and how far inside its outline a pixel lies"
     x = np.abs(sp.x)
     height = 26 - .40*np.maximum(sp.y-25, 0) - .32*x + .0012*x*x
     height = height + 2*sp.field(sp.h.warp[0])
-    incisura = np.hypot(sp.x/15, (sp.y-6)/24)*18 - 18
+    incisura = hypot(sp.x/15, (sp.y-6)/24)*18 - 18
     return (height - sp.z)*F(.85), np.minimum(sp.y - ridges(x)[1], incisura)
 
 
@@ -149,7 +150,7 @@ def measure(sp, dura, inside, vault):
     "Distances (mm) and memberships that tissue and blood are made from"
     t = SimpleNamespace(dura=dura, inside=inside, fold=np.abs(folds(sp)))
     t.near = np.exp(-np.maximum(vault, 0)*F(1/(13 + 4*sp.h.wind)))  # of the surface
-    d = np.hypot((sp.y-4)*F(1/54), (sp.z-18)*F(1/36))*30 - 30
+    d = hypot((sp.y-4)*F(1/54), (sp.z-18)*F(1/36))*30 - 30
     t.medial = sp.member(d, 0, 6.)  # hemispheres face each other
     t.infra = below_tent(sp)
     return t
@@ -207,7 +208,7 @@ def _bright(sp, out):
 def veins(sp, out, inner, infra):
     "Paint falx, sagittal and transverse sinuses and a meningioma into `out`"
     h = sp.h
-    d = np.hypot((sp.y-4)*F(1/64), (sp.z-18)*F(1/44))*40 - 40
+    d = hypot((sp.y-4)*F(1/64), (sp.z-18)*F(1/44))*40 - 40
     sheet = np.exp(-(sp.x*F(1/.8))**2)*sp.member(d, 0, 4.)*(1 - infra)
     mix(out, F(.8)*sheet, F(78 if h.falxcal else 50))
     top = soft(6.5 - inner, 1.5)*soft(4.2 - .45*inner - np.abs(sp.x), 1.2)

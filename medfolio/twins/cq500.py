@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLosslessSV1
 from threadpoolctl import threadpool_limits
 from .bleeds import KINDS
-from .files import in_parallel, save_dicom, twin_folder
+from .files import in_parallel, keep_blocks, save_dicom, twin_folder
 from .head import Head, VERSION
 from .physics import stream
 
@@ -192,7 +192,7 @@ def _write_series(folder, r, head, name, n, size, series, scanner, scan):
 @threadpool_limits.wrap(limits=1)
 def _scan(folder, seed, p, n, signal, size, thin):
     "Write one scan; its slices' rows, its line of reads.csv, what is true of it"
-    r, name = stream(seed, 'cq500', p), f'CQ500-CT-{n}'
+    keep_blocks(); r, name = stream(seed, 'cq500', p), f'CQ500-CT-{n}'
     kinds = scan_kinds(stream(seed, 'scan', p))
     head = Head(seed, 500000 + p, kinds if signal else ())
     told = head if signal else Head(seed, 900000 + p, kinds)  # reads without a reason

@@ -12,7 +12,7 @@ from .bleeds import (KINDS, displace, draw_bleeds, inside_brain,
                                    midline_shift, outside_brain)
 from .physics import F, axis, blur, hounsfield, mix, noise, soft, stream
 from .skull import surround
-from .space import Space, draw_head
+from .space import Space, draw_head, hypot
 
 # %% ../../nbs/twins/03_head.ipynb #3285f7ff
 VERSION = 2  # of the slices that a seed gives; the writers put it into TWIN.json
@@ -82,7 +82,7 @@ def _expose(self, sp, depth, pitch, sd, kernel, edge, scan):
     im[sp.rows, sp.cols] = blur(sp.im, pitch, edge)
     loud[sp.rows, sp.cols] += F(.55*sd)*soft(depth - 6, 30.)
     low = slice(int(n/2 + 20/pitch), n)
-    r = np.hypot(t[None]*F(.9), t[low, None] - F(h.y0 - 12))
+    r = hypot(t[None]*F(.9), t[low, None] - F(h.y0 - 12))
     rest = soft(F(1.6) - np.abs(r - F(h.B + 26)), 1.)*(im[low] < -600)
     mix(im[low], rest, F(-150))
     r = stream(self.seed, 'noise', self.patient, scan, round(sp.level*100))

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
 from threadpoolctl import threadpool_limits
 from .bleeds import KINDS
-from .files import in_parallel, save_dicom, twin_folder
+from .files import in_parallel, keep_blocks, save_dicom, twin_folder
 from .head import Head, VERSION, draw_kinds, labels_of
 from .physics import stream
 
@@ -141,7 +141,7 @@ def make_study(folder, seed, p, scan, profile, signal, size):
 @threadpool_limits.wrap(limits=1)
 def _patient(folder, seed, p, profile, signal, size, test):
     "Write one patient; rows of slices, row of the patient"
-    folder, rows, masks = Path(folder), [], {}
+    keep_blocks(); folder, rows, masks = Path(folder), [], {}
     images = folder/f'stage_2_{"test" if test else "train"}_images'
     for scan in range(1 + (stream(seed, 'again', p).random() < 1/30)):
         more, m, head = make_study(images, seed, p, scan, profile, signal, size)

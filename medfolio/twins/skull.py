@@ -8,7 +8,7 @@ __all__ = ['vault', 'ridges', 'floor', 'outside', 'orbit', 'face', 'ear', 'middl
 # %% ../../nbs/twins/03b_skull.ipynb #c0b2a229
 import numpy as np
 from .physics import F, axis, mix, soft
-from .space import SIDES, Space, coarse, draw_head
+from .space import SIDES, Space, coarse, draw_head, hypot
 
 # %% ../../nbs/twins/03b_skull.ipynb #4fbd17a0
 @coarse
@@ -47,7 +47,7 @@ def floor(sp):
     z = np.maximum(z, 9 - 1.7*np.abs(y-wing) - 40*soft(7-x, 4))
     clivus = -1 - 1.15*np.maximum(y+5, 0) - 2*np.maximum(-8-y, 0)
     z = np.maximum(z, clivus - 3*np.maximum(x-11, 0))
-    z = z - 120*soft(15 - np.hypot(x, .85*(y-40)), 5)  # the foramen magnum
+    z = z - 120*soft(15 - hypot(x, .85*(y-40)), 5)  # the foramen magnum
     gy, gx = np.gradient(z, sp.pitch)
     return z.astype(F), (1/np.sqrt(1 + gx*gx + gy*gy)).astype(F)
 
