@@ -124,7 +124,7 @@ def keep_blocks():
     "glibc: neither map large blocks anew nor hand them back to the system"
     try: libc = ctypes.CDLL('libc.so.6')
     except OSError: return
-    for what, n in ((-3, 2**31 - 1), (-1, 2**31 - 1), (-2, 2**28)): libc.mallopt(what, n)
+    for what, n in (-3, 2**31 - 1), (-1, 2**31 - 1), (-2, 2**28): libc.mallopt(what, n)
 
 
 def in_parallel(f, jobs, workers):

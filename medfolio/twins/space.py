@@ -251,7 +251,7 @@ def _pipe(x, y, z, parts, flat, w2, slab):
         for j in range(x.shape[1]): out[i, j] *= _steep(nz[j], w2, slab)
     return out
 
-
+# %% ../../nbs/twins/03a_space.ipynb #f5740c3b
 @patch
 def pipe(self: Space, path, radii, value=None, width=0., clip=None, im=None, flat=1.):
     "A soft tube along a path in 3-D (`flat` < 1: taller than wide); box and membership"
