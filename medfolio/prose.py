@@ -101,15 +101,19 @@ def _no_skill(run, m):
     return _number(run, m, 'no_skill') if m and 'no_skill' in m else ''
 
 
+def _headline(run, m): return {'headline': f'{m["what"]} {_number(run, m)}' if m else ''}
+
+
 def family(notebook: str, entries: dict, recs: dict, words: dict) -> list:
     "One row a run of `notebook`"
-    rows = []
-    for name, e in entries.items():
-        if e.notebook != notebook or name not in recs: continue
+    runs = {k: e for k, e in entries.items() if e.notebook == notebook and k in recs}
+    same, rows = len({headline(recs[k])['what'] for k in runs}) == 1, []
+    for name, e in runs.items():
         m, git = headline(recs[name]), recs[name]['git']
         what = ', '.join(f'{k} = {v}' for k, v in e.changed.items())
+        got = {m['what']: _number(name, m)} if same else _headline(name, m)
         rows.append({'run': f'`{name}`', 'changes': what or 'as on this page',
-                     m['what']: _number(name, m), 'no skill': _no_skill(name, m),
+                     **got, 'no skill': _no_skill(name, m),
                      'n': f'{m["n"]:,}', 'tier': e.tier,
                      'commit': (git['commit'] or 'none')[:7] + '*' * git['dirty'],
                      '': _badge(words[name][0])})
@@ -124,7 +128,7 @@ def experiments(entries: dict, recs: dict, words: dict) -> list:
         m = headline(recs[name]) if name in recs else None
         rows.append({'experiment': f'[{_title(e.notebook)}]({e.notebook}.ipynb)',
                      'data': recs[name]['data']['kind'] if name in recs else '',
-                     'headline': f'{m["what"]} {_number(name, m)}' if m else '',
+                     **_headline(name, m),
                      'no skill': _no_skill(name, m), 'state': words[name][0]})
     return rows
 
@@ -137,7 +141,7 @@ def claimed(runs: str, scored: list) -> list:
 
 def _title(notebook):
     first = ''.join(read_nb(root()/f'nbs/{notebook}.ipynb')['cells'][0]['source'])
-    return first.splitlines()[0].lstrip('# ').split(':')[0]
+    return first.splitlines()[0].removeprefix('# ')
 
 # %% ../nbs/09_prose.ipynb #5f8ed69c
 def fill_blocks(
