@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'LONG', 'KIND', 'OPEN', 'SQ', 'NESTED', 'CHARSET', 'ITEM', 'ITEM_END', 'END', 'META', 'OWN', 'WANTED',
-           'WANTED_TAGS', 'MINE', 'SHARED', 'ODD', 'IS_CHARSET', 'CHARSETS', 'PLAIN', 'Raw', 'lean_header']
+           'WANTED_TAGS', 'MINE', 'SHARED', 'ODD', 'IS_CHARSET', 'CHARSETS', 'PLAIN', 'Raw', 'lean_header', 'scan']
 
 # %% ../../nbs/data/08_leanheader.ipynb #1841a14b
 import os, stat, time
+from functools import partial
 from types import SimpleNamespace
 import numpy as np
 from numba import njit
 from pydicom.datadict import DicomDictionary, tag_for_keyword
 from ..core import MedfolioError
-from .header import (DEFLATED, SEQUENCES, TAGS, TICK, _numbers, _text,
-                                  number, to_header)
+from .header import (DEFLATED, NATIVE, SEQUENCES, TAGS, TICK, _numbers,
+                                  _text, number, read_header, scan_headers, to_header)
 
 # %% ../../nbs/data/08_leanheader.ipynb #1929e934
 SHORT = 'AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US'.split()
@@ -220,3 +221,20 @@ def lean_header(
         return h and (h, seen[2], block[seen[2]:seen[2] + 12], s)
     except (OSError, MedfolioError): return None  # `read_header` says why
     finally: os.close(fd)
+
+# %% ../../nbs/data/08_leanheader.ipynb #a7c1d2e4
+def _read(path, known, limit=2**30):
+    "What `read_header` says, the lean way where that is sure"
+    if seen := lean_header(path, known, limit):
+        h, _, _, s = seen
+        n = h['rows'] * h['columns'] * h['frames'] * h['allocated'] // 8
+        if h['syntax'] not in NATIVE or n <= min(limit, s.st_size): return h
+    return read_header(path, limit)
+
+
+def scan(
+    paths,  # DICOM files
+    workers: int = 1,  # processes
+) -> tuple:
+    "`scan_headers`, in a fraction of the time where headers are ordinary"
+    return scan_headers(paths, workers, partial(_read, known={}))
