@@ -101,7 +101,8 @@ def _no_skill(run, m):
     return _number(run, m, 'no_skill') if m and 'no_skill' in m else ''
 
 
-def _headline(run, m): return {'headline': f'{m["what"]} {_number(run, m)}' if m else ''}
+def _headline(run, m):
+    return {'headline': f'{m["what"]} {_number(run, m)}' if m else ''}
 
 
 def family(notebook: str, entries: dict, recs: dict, words: dict) -> list:
