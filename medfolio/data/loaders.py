@@ -37,6 +37,12 @@ def targets(
     return t.long() if whole and not np.isnan(a).any() else t.float()
 
 
+def _numbers(rows):
+    "Row numbers, also of a mask"
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
 class Slices:
     "Rows of a store and their labels: what a loader's indices point into"
     def __init__(self, store, rows, y): self.store, self.rows, self.y = store, rows, y
@@ -47,17 +53,18 @@ class Slices:
 # %% ../../nbs/data/04_loaders.ipynb #985f7697
 def slices(
     store,  # a `Store`
-    rows,  # row numbers
+    rows,  # row numbers, or a mask
     labels,  # a column, a list of columns, or a tensor with a row for each slice
     safe: bool = True,  # leave out what cannot be used; False: refuse
+    neighbours: int = 0,  # slices around each that have to be usable as well
 ) -> Slices:
     "The usable ones of `rows`, with their labels"
-    rows = np.asarray(rows)
-    if rows.dtype == bool: rows = np.flatnonzero(rows)
+    rows = _numbers(rows)
     y = labels if isinstance(labels, torch.Tensor) else targets(store.index, labels)
     if len(y) != len(store):
         raise MedfolioError(f'{len(y)} labels for {len(store)} slices')
-    good = store.usable & ~torch.isnan(y.reshape(len(y), -1).float()).any(1).numpy()
+    usable = store.whole(neighbours) if neighbours else store.usable
+    good = usable & ~torch.isnan(y.reshape(len(y), -1).float()).any(1).numpy()
     if (bad := rows[~good[rows]]).size:
         text = (f'{len(bad)} of {len(rows)} rows have no label or lie in a broken '
                 f'shard, the first: {store.index["item"].iloc[bad[0]]}')
@@ -81,6 +88,7 @@ def draw(
         return rng.choice(n, n, p=w/w.sum())
     if groups is None: return rng.permutation(n)
     g, names = pd.factorize(np.asarray(groups))
+    if (g < 0).any(): raise MedfolioError(f'{(g < 0).sum()} items have no group')
     want = np.full(len(names), n//len(names))
     want[rng.permutation(len(names))[:n % len(names)]] += 1
     out = []
@@ -173,7 +181,7 @@ class SliceLoader(DataLoader):
         jitter=None,  # (windows (C, 2), n, rng) -> windows (n, C, 2)
         augment=None,  # (x, y, generator) -> (x, y), on the batch's device
         threads=None,  # that make batches on the CPU: all cores
-        depth: int = 3,  # batches under way or ready; 0: made when asked for
+        depth: int = 6,  # batches under way or ready; 0: made when asked for
         **kwargs,  # device, and fastai's callbacks
     ):
         kwargs.update(num_workers=0, pin_memory=False)
@@ -190,7 +198,7 @@ def _cuda(dl): return dl.device is not None and dl.device.type == 'cuda'
 
 def _begin(dl, rows, rng):
     "Buffer, slot and windows for the slices at `rows`"
-    shape, n, w = dl.dataset.store.shape, 1 + dl.neighbours, as_windows(dl.windows)
+    shape, n, w = dl.dataset.store.shape, 1 + dl.neighbours, dl._windows
     if dl.jitter is not None: w = dl.jitter(w, len(rows), rng)
     if w.ndim == 3: w = np.repeat(w, n, 0)
     if dl._remote: return *dl._ring.take((len(rows)*n, *shape), torch.int16), w
@@ -251,6 +259,7 @@ def _jobs(self, idxs, epoch, threads):
 def _iter(self):
     self.before_iter()
     self._remote = self.device is not None and self.device.type != 'cpu'
+    self._windows = as_windows(self.windows)
     if self._ring is None: self._ring = Ring(self.depth + 2, _cuda(self))
     idxs, epoch = self.get_idxs(), self.epoch
     self.epoch += 1
@@ -282,8 +291,8 @@ SliceLoader.get_idxs, SliceLoader.new = _get_idxs, _new
 # %% ../../nbs/data/04_loaders.ipynb #c0ee6853
 def loaders(
     store,  # a `Store`
-    train,  # row numbers to learn from
-    valid,  # row numbers to validate on
+    train,  # row numbers to learn from, or a mask
+    valid,  # row numbers to validate on, or a mask
     labels,  # a column, a list of columns, or a tensor with a row for each slice
     bs: int = 16,  # slices a batch
     windows='brain',  # see `window`
@@ -296,11 +305,12 @@ def loaders(
     **kwargs,  # factor, neighbours, seed, threads, depth: see `SliceLoader`
 ) -> DataLoaders:
     "fastai `DataLoaders` over a store"
-    shared = set(np.asarray(train)) & set(np.asarray(valid))
-    if shared and np.asarray(train).dtype != bool:
+    train, valid = map(_numbers, (train, valid))
+    if np.intersect1d(train, valid).size:
         raise MedfolioError('training and validation share rows')
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    t, v = (slices(store, r, labels, safe) for r in (train, valid))
+    around = kwargs.get('neighbours', 0)
+    t, v = (slices(store, r, labels, safe, around) for r in (train, valid))
     col = lambda c: None if c is None else store.index[c].to_numpy()[t.rows]
     both = dict(windows=windows, device=torch.device(device), **kwargs)
     dls = [SliceLoader(t, bs, shuffle=True, drop_last=drop_last and len(t) >= bs,

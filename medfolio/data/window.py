@@ -200,9 +200,9 @@ def split_run(
 ):
     "Run `f` over parts of `range(n)`, a thread each"
     threads = max(1, min(threads or cores(), n))
+    if threads == 1: return f(slice(0, n))
     cuts = np.linspace(0, n, threads + 1).astype(int)
     parts = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
-    if threads == 1: return f(parts[0])
     jobs = [_pool(threads).submit(f, p) for p in parts[1:]]
     f(parts[0])
     for j in jobs: j.result()
@@ -217,15 +217,14 @@ def windower(
 ):  # called as `f(addresses, part)`, with a slice of `range(n)`
     "What writes parts of `n` slices through `windows` into `out`, on any thread"
     h, w = shape
-    windows = np.broadcast_to(windows, (n, *windows.shape[-2:]))
-    shape = (n, windows.shape[1], h//factor, w//factor)
+    shape = (n, windows.shape[-2], h//factor, w//factor)
     if out.shape != shape or out.dtype != np.float32:
         raise MedfolioError(f'out is {out.dtype} {out.shape}; '
                             f'float32 {shape} is needed')
     if (np.abs(windows) > 1e9).any() or (windows[..., 1] < 1e-6).any():
         raise MedfolioError('no window of HU: beyond 1e9, or narrower than 1e-6')
-    width = windows[..., 1].astype(np.float32)
-    low = (windows[..., 0] - windows[..., 1]/2).astype(np.float32)
+    low, width = np.empty((2, n, windows.shape[-2]), np.float32)
+    low[:], width[:] = windows[..., 0] - windows[..., 1]/2, windows[..., 1]
     past = _may_stream(out)
     return lambda a, s: _windows(a, h, w, low[s], width[s], factor, out[s], past)
 
