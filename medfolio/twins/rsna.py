@@ -48,7 +48,7 @@ def stored(hu, profile):
     "The integers that a profile stores for HU"
     bits, signed, intercept, *_ = PROFILES[profile]
     v = hu.astype(np.int32) - intercept
-    if profile == 'wrapped': return (v % 4096).astype(np.uint16)
+    if profile == 'wrapped': return (np.clip(v, -1000, 3095) % 4096).astype(np.uint16)
     low, high = (-2**(bits-1), 2**(bits-1) - 1) if signed else (0, 2**bits - 1)
     v = np.clip(v, low, high)
     return (v & (2**bits - 1)).astype(np.uint16) if bits < 16 else v.astype(np.int16)
