@@ -6,9 +6,10 @@
 __all__ = ['safe_name', 'members', 'extract']
 
 # %% ../../nbs/data/21_archive.ipynb #7c17abed
-import filecmp, os, shutil, stat, tarfile, tempfile, zipfile, zlib
+import bz2, filecmp, gzip, lzma, os, platform, re, shutil, stat, struct, tarfile
+import tempfile, zipfile, zlib
 from pathlib import Path, PurePosixPath
-from ..core import MedfolioError
+from ..core import MedfolioError, _alive
 
 # %% ../../nbs/data/21_archive.ipynb #450fc8d8
 def safe_name(
@@ -22,33 +23,73 @@ def safe_name(
     return '/'.join(parts)
 
 # %% ../../nbs/data/21_archive.ipynb #6b1da81e
+def _complete(z):
+    "Refuse a zip whose directory lost entries, or belongs to another zip inside it"
+    first = min((i.header_offset for i in z.infolist()), default=z.start_dir)
+    said = zipfile._EndRecData(z.fp)[zipfile._ECD_ENTRIES_TOTAL]
+    if first or (said - len(z.infolist())) % 2**16:  # old writers count to 65,535
+        raise zipfile.BadZipFile('its directory does not fit its files')
+
+
+def _check_folder(z, i):
+    "Its name must be the same in both places, and there is nothing in it"
+    if i.file_size or z.open(i).read(1):
+        raise zipfile.BadZipFile(f'{i.orig_filename!r} is a folder of bytes')
+
+
 def _zip_members(z):
+    _complete(z)
     for i in z.infolist():
-        mode = i.external_attr >> 16
-        if i.is_dir(): continue
-        if i.flag_bits & 1: raise MedfolioError(f'{i.filename!r} is encrypted')
+        name, mode = i.orig_filename, i.external_attr >> 16
+        if i.flag_bits & 1: raise MedfolioError(f'{name!r} is encrypted')
+        if name.endswith('/'): _check_folder(z, i); continue
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            raise MedfolioError(f'{i.filename!r} is a link or a device, not a file')
-        yield safe_name(i.filename), i.file_size, lambda i=i: z.open(i)
+            raise MedfolioError(f'{name!r} is a link or a device, not a file')
+        yield safe_name(name), i.file_size, lambda i=i: z.open(i)
+
+# %% ../../nbs/data/21_archive.ipynb #990970ea
+class _Header(tarfile.TarInfo):
+    "A header whose damage is an error, and not the end of the archive"
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        m = super().frombuf(buf, encoding, errors)
+        if m.isreg() or m.size <= 2**20: return m
+        raise tarfile.ReadError(f'{m.name!r} is no file and of {m.size:,} bytes')
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        try: return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError: raise
+        except tarfile.HeaderError as e:
+            raise tarfile.ReadError(f'{e} where a file or the end is due') from None
 
 
 def _tar_members(t):
-    for m in t:
+    for m in iter(t.next, None):
         if m.isdir(): continue
         if not m.isreg():
             raise MedfolioError(f'{m.name!r} is a link or a device, not a file')
         yield safe_name(m.name), m.size, lambda m=m: t.extractfile(m)
+    while rest := t.fileobj.read(1 << 20):
+        if rest.strip(b'\0'): raise tarfile.ReadError('something follows its end')
+
+# %% ../../nbs/data/21_archive.ipynb #aa4c8590
+_COMPRESSED = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ\0': lzma.open}
 
 
 def members(
     path,  # a zip, or a tar, plain or compressed
 ):
-    "Yield `(name, stated size, open)` of each file in the archive"
+    "Yield `(name, stated size, open)` of each file; open them in this order"
     if not Path(path).is_file(): raise MedfolioError(f'there is no archive {path}')
-    if zipfile.is_zipfile(path):
+    with open(path, 'rb') as f: magic = f.read(6)
+    if magic[:4] in (b'PK\3\4', b'PK\5\6'):  # the second begins an empty one
         with zipfile.ZipFile(path) as z: yield from _zip_members(z)
-    else:
-        with tarfile.open(path, 'r:*') as t: yield from _tar_members(t)
+        return
+    unpacked = next((o for m, o in _COMPRESSED.items() if magic.startswith(m)), open)
+    with (unpacked(path, 'rb') as f,
+          tarfile.open(fileobj=f, mode='r|', tarinfo=_Header) as t):
+        yield from _tar_members(t)
 
 # %% ../../nbs/data/21_archive.ipynb #16f11956
 def _bounded(n, most):
@@ -58,16 +99,14 @@ def _bounded(n, most):
 
 
 def _unpack(path, stage, max_bytes, max_files):
-    "Write every file below `stage`; the names, in order"
+    "Write the files below `stage` as 0, 1, 2, …; their names, in this order"
     names, total = {}, 0
-    for name, size, opened in members(path):
+    for k, (name, size, opened) in enumerate(members(path)):
         if name.casefold() in names: raise MedfolioError(f'{name!r} is there twice')
         names[name.casefold()] = name
         if len(names) > max_files: raise MedfolioError(f'more than {max_files} files')
         _bounded(total + size, max_bytes)
-        to = stage/name
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with opened() as src, open(to, 'xb') as f:
+        with opened() as src, open(stage/str(k), 'xb') as f:
             while chunk := src.read(1 << 20):
                 total += len(chunk)
                 _bounded(total, max_bytes)
@@ -75,23 +114,59 @@ def _unpack(path, stage, max_bytes, max_files):
     return list(names.values())
 
 # %% ../../nbs/data/21_archive.ipynb #c69efd16
-def _place(stage, dest, names):
-    "Move the files to their places; those that are there must be equal"
+def _folders(names):
+    "Every folder above a file, outer ones first; no file may have its name"
+    inner = {PurePosixPath(n).parent for n in names}
+    found = sorted({str(f) for p in inner for f in (p, *p.parents)} - {'.'})
+    files = {n.casefold() for n in names}
+    if both := [f for f in found if f.casefold() in files]:
+        raise MedfolioError(f'{both[0]!r} is a file and a folder')
+    return found
+
+
+def _new(stage, dest, names, folders):
+    "Which files are not there yet; refuses whatever stands in the way"
     home = dest.resolve()
-    for n in names:
-        parent = (dest/n).parent.resolve()
-        if home != parent and home not in parent.parents:
-            raise MedfolioError(f'{n!r} would leave {dest} through a link')
-        if os.path.lexists(dest/n) and ((dest/n).is_symlink() or not (dest/n).is_file()
-                or not filecmp.cmp(stage/n, dest/n, shallow=False)):
-            raise MedfolioError(f'{n!r} exists already and differs')
-    for n in names:
-        (dest/n).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(stage/n, dest/n)
+    for f in folders:
+        if not (dest/f).resolve().is_relative_to(home):
+            raise MedfolioError(f'{f!r} would leave {dest} through a link')
+        if os.path.lexists(dest/f) and not (dest/f).is_dir():
+            raise MedfolioError(f'{f!r} exists already and is not a folder')
+    there = {k: dest/n for k, n in enumerate(names) if os.path.lexists(dest/n)}
+    for k, p in there.items():
+        if (p.is_symlink() or not p.is_file()
+                or not filecmp.cmp(stage/str(k), p, shallow=False)):
+            raise MedfolioError(f'{names[k]!r} exists already and differs')
+    return [k for k in range(len(names)) if k not in there]
+
+# %% ../../nbs/data/21_archive.ipynb #9e747053
+def _place(stage, dest, names):
+    "Move the files to their places, or none of them"
+    folders = _folders(names)
+    new, made, moved = _new(stage, dest, names, folders), [], []
+    try:
+        for f in (f for f in folders if not (dest/f).exists()):
+            (dest/f).mkdir(exist_ok=True); made.append(f)
+        for k in new: os.replace(stage/str(k), dest/names[k]); moved.append(k)
+    except OSError:
+        for k in moved: (dest/names[k]).unlink()
+        for f in reversed(made):
+            if not any((dest/f).iterdir()): (dest/f).rmdir()
+        raise
+
+# %% ../../nbs/data/21_archive.ipynb #fab79945
+def _stage(dest):
+    "An empty hidden folder in `dest`, once those of dead processes are removed"
+    here = re.sub(r'\W', '_', platform.node())
+    for p in dest.glob(f'.extract-{here}-*'):
+        pid = p.name.split('-')[2]
+        if pid.isdecimal() and not _alive(int(pid)):
+            shutil.rmtree(p, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f'.extract-{here}-{os.getpid()}-', dir=dest))
 
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError,
-           NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError,
+           struct.error, OSError, NotImplementedError, RuntimeError, ValueError)
 
 # %% ../../nbs/data/21_archive.ipynb #322948b5
 def extract(
@@ -104,7 +179,7 @@ def extract(
     dest = Path(dest)
     try:
         dest.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix='.extract-', dir=dest))
+        stage = _stage(dest)
     except OSError as e:
         raise MedfolioError(f'cannot unpack into {dest}: {e.strerror}') from None
     try:

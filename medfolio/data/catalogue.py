@@ -116,46 +116,96 @@ def _deeplesion(root):
     yield _wanted('Images_png', df.path, have, 'key slices')
 
 # %% ../../nbs/data/20_catalogue.ipynb #23679420
+def _dicoms(folder):
+    return {p.name[:-4] for p in os.scandir(folder) if p.name.endswith('.dcm')}
+
+
 def _rsna(root):
     from medfolio.data import rsna
+    for folder in sorted(root.glob('stage_*_test_images')):
+        table = folder.name.removesuffix('test_images') + 'sample_submission.csv'
+        have = _dicoms(folder)
+        if (root/table).is_file():
+            want = rsna.read_submission(root/table).item
+            yield _wanted(folder.name, want, have, 'slices')
+        else: yield folder.name, bool(have), f'{len(have):,} slices, and no {table}'
     folder, table = rsna._layout(root, 'train', None)
     if table is None: yield 'labels', False, f'there are none for {folder.name}'
     else:
         y = rsna.labels(table)
         yield table.name, True, f'{len(y):,} slices'
-        have = {p.name[:-4] for p in os.scandir(folder) if p.name.endswith('.dcm')}
-        yield _wanted(folder.name, y.item, have, 'slices')
+        yield _wanted(folder.name, y.item, _dicoms(folder), 'slices')
+
+# %% ../../nbs/data/20_catalogue.ipynb #3b0dae4d
+def _home(path):
+    "The innermost folder of a scan's name above a slice of CQ500"
+    from medfolio.data.cq500 import SCAN
+    parts = path.split('/')
+    return '/'.join(parts[:max(i for i, p in enumerate(parts) if SCAN.match(p)) + 1])
 
 
 def _cq500(root):
     from medfolio.data import cq500
-    scans, _ = cq500.reads(Path(root)/'reads.csv')
-    yield 'reads.csv', True, f'{len(scans):,} scans'
-    yield _wanted('scans', scans.patient, cq500.files(root).patient, 'scans')
+    want = None
+    try: want = cq500.reads(root/'reads.csv')[0].patient
+    except MedfolioError as e: yield 'reads.csv', False, str(e)
+    else: yield 'reads.csv', True, f'{len(want):,} scans'
+    try: df = cq500.files(root)
+    except MedfolioError as e:
+        found = next(root.rglob('*.dcm'), None)
+        there = f'; one is {found.relative_to(root)}' if found else ''
+        raise MedfolioError(f'{e}{there}') from None
+    if want is not None: yield _wanted('scans', want, df.patient, 'scans')
+    else: yield 'scans', False, f'{df.patient.nunique():,} scans, and no reads of them'
+    homes = df.assign(home=df.path.map(_home)).drop_duplicates(['patient', 'home'])
+    twice = homes[homes.patient.duplicated(keep=False)].home
+    if len(twice): yield 'copies', False, f'a scan is there twice: {_some(twice)}'
 
 # %% ../../nbs/data/20_catalogue.ipynb #ff6ca960
 PACKED = re.compile(r'\.(zip|tar|tgz|tar\.gz|tar\.xz|tar\.bz2)$')
 _CHECKS = dict(deeplesion=_deeplesion, rsna=_rsna, cq500=_cq500)
 
 
-def _deep(name, root):
-    "What cannot be used, by reason: the index's rejects, and PNGs that do not decode"
+def _decoded(path):
+    "Nothing, after the whole picture was decoded"
+    from medfolio.data import deeplesion, dicom
+    (deeplesion.read if str(path).endswith('.png') else dicom.read_hu)(path)
+    return {}
+
+
+def _every(name, root):
+    "`(paths, rejects)`: every picture on disk, and what the dataset's index rejects"
     module = import_module(f'medfolio.data.{name}')
-    df, bad = module.index(root)
-    for p in df.path if name == 'deeplesion' else ():
-        try: module.read(Path(root)/p)
-        except MedfolioError as e:
-            why = str(e).removeprefix(f'{Path(root)/p}: ').split(':')[0]
-            bad.loc[len(bad)] = [p, why, '']
-    if not len(bad): yield 'every file', True, 'readable'
-    for reason, files in bad.groupby('reason').file:
-        yield 'every file', False, f'{len(files):,}: {reason}: {_some(files)}'
+    if name == 'deeplesion':
+        df, bad = module.index(root, 'all')
+        return list(df.path), bad
+    bad = [module.index(root)[1]]
+    if name == 'cq500': return list(module.files(root).path), bad[0]
+    if any(root.glob('stage_*_test_images')): bad.append(module.index(root, 'test')[1])
+    files = sorted(p for k in ('train', 'test')
+                   for p in root.glob(f'stage_*_{k}_images/*.dcm'))
+    bad = pd.concat(bad, ignore_index=True)
+    return [p.relative_to(root).as_posix() for p in files], bad
+
+# %% ../../nbs/data/20_catalogue.ipynb #34fcce39
+def _deep(name, root):
+    "What cannot be used, by reason: the index's rejects, and what does not decode"
+    from medfolio.data.header import scan_headers
+    files, bad = _every(name, root)
+    known = set(bad.file)
+    more = scan_headers([root/p for p in files if p not in known], 2, _decoded)[1]
+    for f, why, kind in more.itertuples(index=False):
+        why = why.removeprefix(f'{f}: ').split(':')[0]
+        bad.loc[len(bad)] = [Path(f).relative_to(root).as_posix(), why, kind]
+    if not len(bad): yield 'every file', True, f'{len(files):,} pictures, all readable'
+    for reason, names in bad.groupby('reason').file:
+        yield 'every file', False, f'{len(names):,}: {reason}: {_some(names)}'
 
 # %% ../../nbs/data/20_catalogue.ipynb #ec6b3575
 def check(
     name: str,  # of a dataset
     root,  # the folder to look at; nothing in it is changed
-    deep: bool = False,  # open every file's header too
+    deep: bool = False,  # decode every picture, too
 ) -> pd.DataFrame:
     "A row a requirement: `what`, `ok`, `detail`; whole where every `ok` holds"
     entry(name)
@@ -164,7 +214,7 @@ def check(
         if not root.is_dir(): raise MedfolioError(f'{root} is not a folder')
         rows += _CHECKS[name](root)
         if deep: rows += _deep(name, root)
-    except MedfolioError as e: rows.append(('layout', False, str(e)))
+    except (MedfolioError, OSError) as e: rows.append(('layout', False, str(e)))
     packed = sorted(p.name for p in root.glob('*') if PACKED.search(p.name))
     if packed:
         whole = all(ok for _, ok, _ in rows)
