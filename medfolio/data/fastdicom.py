@@ -7,6 +7,7 @@ __all__ = ['LITTLE', 'read_offset', 'lean_offset', 'to_hu_inplace', 'DicomFiles'
 
 # %% ../../nbs/data/08_fastdicom.ipynb #6a753595
 import os, struct
+from functools import partial
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from numba import njit
@@ -188,15 +189,12 @@ def _careful(self: DicomFiles, i):
     raise MedfolioError(f'{self.paths[i]}: {hu.shape} instead of {self.shape}')
 
 # %% ../../nbs/data/08_fastdicom.ipynb #0c70e63a
+def _offset(path, known): return lean_offset(path, known) or read_offset(path)
+
+
 def index_files(
     paths,
-    workers: int = 1,  # processes for headers that pydicom has to read
+    workers: int = 1,  # processes
 ) -> tuple:
     "What `DicomFiles` needs to know of each file, and a table of those refused"
-    paths, known = [str(p) for p in paths], {}
-    rows = [lean_offset(p, known) for p in paths]  # threads would wait
-    left = [p for p, r in zip(paths, rows) if r is None]
-    careful, rejects = scan_headers(left, workers, read_offset)
-    careful = {r['path']: r for r in careful.to_dict('records')}
-    rows = [dict(path=p) | r if r else careful.get(p) for p, r in zip(paths, rows)]
-    return pd.DataFrame([r for r in rows if r]), rejects
+    return scan_headers(paths, workers, partial(_offset, known={}))

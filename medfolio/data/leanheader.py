@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'LONG', 'KIND', 'OPEN', 'SQ', 'NESTED', 'CHARSET', 'ITEM', 'ITEM_END', 'END', 'META', 'OWN', 'WANTED',
-           'WANTED_TAGS', 'MINE', 'SHARED', 'ODD', 'IS_CHARSET', 'CHARSETS', 'PLAIN', 'Raw', 'lean_header']
+           'WANTED_TAGS', 'MINE', 'SHARED', 'ODD', 'IS_CHARSET', 'CHARSETS', 'PLAIN', 'Raw', 'lean_header', 'scan']
 
 # %% ../../nbs/data/08_leanheader.ipynb #1841a14b
 import os, stat, time
+from functools import partial
 from types import SimpleNamespace
 import numpy as np
 from numba import njit
 from pydicom.datadict import DicomDictionary, tag_for_keyword
 from ..core import MedfolioError
-from .header import (DEFLATED, SEQUENCES, TAGS, TICK, _numbers, _text,
-                                  number, to_header)
+from .header import (DEFLATED, NATIVE, SEQUENCES, TAGS, TICK, _numbers,
+                                  _text, number, read_header, scan_headers, to_header)
 
 # %% ../../nbs/data/08_leanheader.ipynb #1929e934
 SHORT = 'AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US'.split()
@@ -120,11 +121,11 @@ def _meta(b):
 OWN = ['SOPInstanceUID', 'InstanceNumber', 'ImagePositionPatient']  # of each slice
 WANTED = sorted((tag_for_keyword(t), t) for t in [*TAGS, 'SpecificCharacterSet'])
 WANTED_TAGS = np.array([t for t, _ in WANTED])
-MINE = [k for k, (_, t) in enumerate(WANTED) if t in OWN]
-SHARED = [k for k, (_, t) in enumerate(WANTED) if t not in OWN]
+MINE = np.array([k for k, (_, t) in enumerate(WANTED) if t in OWN])
+SHARED = np.array([k for k, (_, t) in enumerate(WANTED) if t not in OWN])
 ODD = [k for k, (_, t) in enumerate(WANTED) if t in SEQUENCES + ['ModalityLUTSequence']]
 IS_CHARSET = next(k for k, (t, _) in enumerate(WANTED) if t == CHARSET)
-CHARSETS = {None, b'', *(f'ISO{o}'.encode() for o in ('_IR 6 ', '_IR 100', '_IR 192 ',
+CHARSETS = {b'', *(f'ISO{o}'.encode() for o in ('_IR 6 ', '_IR 100', '_IR 192 ',
             '_IR 100 ', '_IR 192', '_IR 6', ' 2022 IR 6', ' 2022 IR 100'))}
 PLAIN = '1.2.840.10008.1.2', '1.2.840.10008.1.2.1'  # implicit and explicit
 
@@ -137,16 +138,29 @@ class Raw:
     def __contains__(self, name): return False
 
 
-def _raw(values, which):
-    "Elements `which` of `values`, a list of (bytes, type) or None"
+def _raw(block, found, which):
+    "Elements `which` of those `found` in `block`"
     return Raw({WANTED[k][0]: SimpleNamespace(
-        tag=WANTED[k][0], value=values[k][0], is_little_endian=True,
-        VR=chr(values[k][1] >> 8) + chr(values[k][1] & 255) if values[k][1] else None)
-        for k in which if values[k]})
+        tag=WANTED[k][0], value=block[p:q], is_little_endian=True,
+        VR=chr(vr >> 8) + chr(vr & 255) if vr else None)
+        for k, (p, q, vr) in zip(which, found[which].tolist()) if p >= 0})
+
+
+@njit(nogil=True, cache=True)
+def _print(b, found, which):
+    "Types, lengths and bytes of the elements `which` in a row"
+    out, n = np.empty(b.size + 6*which.size, np.uint8), 0
+    for k in which:
+        p, q, vr = found[k]
+        for v, size in ((vr, 2), (q - p if p >= 0 else OPEN, 4)):
+            for i in range(size): out[n + i] = v >> 8*i & 255
+            n += size
+        if p >= 0: out[n:n + q - p] = b[p:q]; n += q - p
+    return out[:n]
 
 # %% ../../nbs/data/08_leanheader.ipynb #2a19f00d
 def _elements(block):
-    "Syntax, elements and the pixels' place in the first bytes of a file, or None"
+    "Syntax, where the elements are and the pixels begin, in a file's first bytes"
     b = np.frombuffer(block, np.uint8)
     if b.size < 160 or block[128:132] != b'DICM' or DEFLATED.encode() in block[:1024]:
         return None
@@ -158,24 +172,27 @@ def _elements(block):
     if not explicit and 64 < b[start + 4] < 91 and 64 < b[start + 5] < 91: return None
     found = np.full((len(WANTED), 3), -1)
     pixels = _walk(b, start, -1, 0x0007FFFF, explicit, WANTED_TAGS, found)
-    if pixels < 0: return None
-    values = [(block[p:q], vr) if p >= 0 else None for p, q, vr in found.tolist()]
-    charset = values[IS_CHARSET] or (None, 0)
-    good = charset[0] in CHARSETS and charset[1] in (0, ord('C') << 8 | ord('S'))
-    if not good or any(values[k] for k in ODD): return None
-    return syntax, values, pixels
+    return (syntax, found, pixels) if pixels >= 0 else None
+
+
+def _is_plain(block, found):
+    "Letters as everybody writes them, and none of the elements that need pydicom"
+    p, q, vr = found[IS_CHARSET]
+    cs = block[p:q] in CHARSETS and vr in (0, ord('C') << 8 | ord('S'))
+    return (p < 0 or cs) and (found[ODD, 0] < 0).all()
 
 # %% ../../nbs/data/08_leanheader.ipynb #ae8bff67
-def _say(syntax, values, known, more):
-    "The header that `to_header` makes of these elements"
-    key = syntax, *(values[k] for k in SHARED)
+def _say(block, syntax, found, known, more):
+    "The header that `to_header` makes of these elements; None if it has to look"
+    key = syntax, _print(np.frombuffer(block, np.uint8), found, SHARED).tobytes()
     if key not in known:
-        h = to_header(_raw(values, range(len(WANTED))), syntax)
+        if not _is_plain(block, found): return None
+        h = to_header(_raw(block, found, np.arange(len(WANTED))), syntax)
         o = h['orientation']
         normal = np.cross(*np.array(o).reshape(2, 3)) if o else None
         if len(known) >= 10_000: known.clear()
         known[key] = h | more(h), normal
-    (h, normal), own = known[key], _raw(values, MINE)
+    (h, normal), own = known[key], _raw(block, found, MINE)
     place = _numbers(own, OWN[2], 3)
     z = float(normal @ place) if place and normal is not None else None
     return h | dict(sop=_text(own, OWN[0]), instance=number(own, OWN[1], None, True),
@@ -200,7 +217,24 @@ def lean_header(
             if (seen := _elements(block)) or len(block) < n: break
         after = os.fstat(fd)
         same = (s.st_size, s.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-        if seen is None or not same: return None
-        return _say(*seen[:2], known, more), seen[2], block[seen[2]:seen[2] + 12], s
+        h = _say(block, *seen[:2], known, more) if seen and same else None
+        return h and (h, seen[2], block[seen[2]:seen[2] + 12], s)
     except (OSError, MedfolioError): return None  # `read_header` says why
     finally: os.close(fd)
+
+# %% ../../nbs/data/08_leanheader.ipynb #a7c1d2e4
+def _read(path, known, limit=2**30):
+    "What `read_header` says, the lean way where that is sure"
+    if seen := lean_header(path, known, limit):
+        h, _, _, s = seen
+        n = h['rows'] * h['columns'] * h['frames'] * h['allocated'] // 8
+        if h['syntax'] not in NATIVE or n <= min(limit, s.st_size): return h
+    return read_header(path, limit)
+
+
+def scan(
+    paths,  # DICOM files
+    workers: int = 1,  # processes
+) -> tuple:
+    "`scan_headers`, in a fraction of the time where headers are ordinary"
+    return scan_headers(paths, workers, partial(_read, known={}))
