@@ -28,7 +28,7 @@ def _odd(df, series):
 
 def _sorted(df, by):
     "Placed slices of one plane and size a series, along the normal; and the rejects"
-    df = df.sort_values([*by, 'z', 'instance', 'path'], kind='stable')
+    df = df.astype({'z': float}).sort_values([*by, 'z', 'instance', 'path'])
     placed = df['z'].notna()
     out, df = [_reject(df[~placed], 'no position and orientation')], df[placed]
     odd = _odd(df, df.groupby(by, sort=False).ngroup().to_numpy())
@@ -43,7 +43,6 @@ def sort_slices(
     if df['series'].nunique() > 1:
         raise MedfolioError(f"{df['series'].nunique()} series: sort one at a time")
     return _sorted(df, ['series'])
-
 
 # %% ../../nbs/data/01_series.ipynb #13cc5a2d
 def stack_tilt(
@@ -115,4 +114,3 @@ def sift(
     df = df[~twice].reset_index(drop=True)
     df['gap'] = _missing(df['z'], df.groupby(by, sort=False).ngroup())
     return df, pd.concat(out, ignore_index=True)
-
