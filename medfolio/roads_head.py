@@ -17,14 +17,14 @@ from .data.mapped import table_digest
 from .data.shards import reader_version
 from .data.split import disjoint, split, split_hash
 from .data.store import prepare
-from .roads import twin_of
+from .roads import refused, twin_of
 
 # %% ../nbs/13_roads_head.ipynb #fcb808cf
-def _store(name, index, path, kind, size, workers):
+def _store(name, index, path, kind, size, **kw):
     "The store of this index, built if need be"
     known = digest([table_digest(index), reader_version(read_hu)])[:8]
     folder = repository()/f'data/stores/{name}-{kind}-{size}-{known}'
-    return prepare(index, read_hu, folder, path, size, workers=workers)
+    return prepare(index, read_hu, folder, path, size, **kw)
 
 
 def _sources(path, *names):
@@ -47,19 +47,21 @@ def rsna(
     smoke: bool = False,  # a tiny twin, for rehearsals
     size: int = 256,  # pixels a side of the store
     workers: int = 2,  # processes that write and read
+    allow: float = .01,  # stop if a larger share of the files is refused
 ) -> SimpleNamespace:
     "RSNA's slices or their twin: `store`, `index`, `y` (N, 6), `part`, `split`, …"
     make = lambda: _rsna_twin(signal, smoke, size, workers)
     with FileLock(repository()/'data/.roads.lock'):  # one process writes, others wait
         path, kind = find_root('rsna', root, make)
         index, rejects = rs.index(path, workers=workers)
-        store = _store('rsna', index, path, kind, size, workers)
+        store = _store('rsna', index, path, kind, size, workers=workers,
+                       rejects=rejects, allow=allow)
     part = split(store.index, valid=.15, test=.2).to_numpy(str)
     disjoint(store.index, part, ['patient', 'study'])
     table = path/'stage_2_train.csv'
     return SimpleNamespace(
         root=path, kind=kind, store=store, index=store.index, part=part,
-        y=np.array(store.index[list(rs.KINDS)], np.float32), rejects=rejects,
+        y=np.array(store.index[list(rs.KINDS)], np.float32), rejects=refused(store),
         sources=_sources(path, table.name), split=split_hash(store.index, part))
 
 # %% ../nbs/13_roads_head.ipynb #535b8a97
@@ -74,20 +76,22 @@ def _cq500_twin(signal, smoke, size, workers):
     return twin_of(at + ('' if signal else '-blank'), cq500_twin, VERSION, seed=0,
                    signal=signal, size=size, scans=scans, thin=10., workers=workers)
 
-
+# %% ../nbs/13_roads_head.ipynb #6ba0ddc0
 def cq500(
     root='',  # a download; else MEDFOLIO_DATA/cq500, else the twin
     signal: int = 1,  # of the twin; 0: nothing to be found
     smoke: bool = False,  # a tiny twin, for rehearsals
     size: int = 256,  # pixels a side of the store
     workers: int = 2,  # processes that write and read
+    allow: float = .01,  # stop if a larger share of the files is refused
 ) -> SimpleNamespace:
     "CQ500's thick series or their twin: `store`, `index`, `scans`, `votes`, `y`"
     make = lambda: _cq500_twin(signal, smoke, size, workers)
     with FileLock(repository()/'data/.roads.lock'):
         path, kind = find_root('cq500', root, make)
         index, rejects = cq.index(path, 'thick', workers=workers)
-        store = _store('cq500', index, path, kind, size, workers)
+        store = _store('cq500', index, path, kind, size, workers=workers,
+                       rejects=rejects, allow=allow)
     scans, votes = cq.reads(path/'reads.csv')
     scans = scans.set_index('patient').loc[store.index.patient.unique()].reset_index()
     at = cq.reads(path/'reads.csv')[0].patient
@@ -95,7 +99,7 @@ def cq500(
     votes = votes[:, [cq.FINDINGS.index(k) for k in SHORT]]
     return SimpleNamespace(
         root=path, kind=kind, store=store, index=store.index, scans=scans, votes=votes,
-        y=cq.majority(votes).astype(np.float32), rejects=rejects,
+        y=cq.majority(votes).astype(np.float32), rejects=refused(store),
         sources=_sources(path, 'reads.csv'))
 
 # %% ../nbs/13_roads_head.ipynb #add81ab6

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MedfolioError
-from .header import scan_headers
+from .leanheader import scan as scan_headers
+from .series import sift
 
 # %% ../../nbs/data/12_cq500.ipynb #0ed7414b
 READERS = ('R1', 'R2', 'R3')
@@ -27,6 +28,8 @@ def reads(
     try: raw = pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as e:
         raise MedfolioError(f'cannot read {Path(path).name}: {e.strerror}') from None
+    except ValueError as e:
+        raise MedfolioError(f'{Path(path).name} is not a table: {e}') from None
     names = [f'{r}:{f}' for f in FINDINGS for r in READERS]
     lost = sorted({'name', 'Category', *names} - set(raw.columns))
     if lost: raise MedfolioError(f"the reads lack the columns {', '.join(lost)}")
@@ -106,15 +109,18 @@ SCAN = re.compile(r'^CQ500CT(\d+) CQ500CT\1$')
 
 def files(root) -> pd.DataFrame:
     "A row a DICOM file: `patient`, `name` of its series, `path` within `root`"
-    root, rows = Path(root), []
+    root, rows = Path(root), {}
     scans = [p for p in (*root.glob('*'), *root.glob('*/*')) if SCAN.match(p.name)]
     for scan in scans:
         patient = 'CQ500-CT-' + SCAN.match(scan.name)[1]
-        for f in sorted(scan.rglob('*.dcm')):
-            rows.append((patient, f.parent.name, f.relative_to(root).as_posix()))
+        for f in scan.rglob('*.dcm'):
+            path = f.relative_to(root)
+            if any(o.startswith('.') for o in path.parts): continue
+            rows[path.as_posix()] = patient, f.parent.name
     if not rows:
         raise MedfolioError('no folder like "CQ500CT0 CQ500CT0" with DICOM files')
-    return pd.DataFrame(rows, columns=['patient', 'name', 'path'])
+    out = pd.DataFrame([(*rows[p], p) for p in sorted(rows)])
+    return out.set_axis(['patient', 'name', 'path'], axis=1)
 
 # %% ../../nbs/data/12_cq500.ipynb #b8d33edd
 CONTRAST = re.compile(r'contrast|post|cect|angio|\bcta\b|\biv\b', re.I)
@@ -131,8 +137,8 @@ def series_table(
     g = df.groupby('series', sort=False)
     t = pd.DataFrame({'patient': g.patient.first(), 'name': g.name.first(),
                       'slices': g.size(), 'step': g.z.agg(step)})
-    t['step'] = t.step.fillna(g.thickness.first())
-    pick = lambda rule: t.name.map(lambda s: bool(rule.search(s)))
+    t['step'] = t.step.fillna(g.thickness.first().astype(float))
+    pick = lambda rule: t.name.map(lambda s: bool(rule.search(s))).astype(bool)
     t['contrast'] = pick(CONTRAST) & ~pick(PLAIN)
     t['bone'] = t.name.str.contains('bone', case=False)
     return t.reset_index()
@@ -177,7 +183,8 @@ def _joined(df, kept, scans, votes):
     df = df.sort_values(['patient', 'z', 'path'], ignore_index=True)
     df['study'] = df.patient
     df['item'] = df.series + '_' + df.path.map(lambda p: Path(p).stem)
-    return df[['item', 'patient', 'study', 'series', 'z', 'path', 'batch', *FINDINGS]]
+    own = ['item', 'patient', 'study', 'series', 'z', 'path', 'batch']
+    return df[[*own, *FINDINGS, 'gap']]
 
 # %% ../../nbs/data/12_cq500.ipynb #3ad3ff5b
 def index(
@@ -188,8 +195,11 @@ def index(
 ) -> tuple:
     "`(index, rejects)`: a row a slice of the chosen series, with the scan's labels"
     (df, bad), (scans, votes) = slices(root, workers), reads(Path(root)/'reads.csv')
+    here, every = df.patient.drop_duplicates(), df
+    first, (df, odd) = choose(series_table(df), want), sift(df)
     kept = choose(series_table(df), want)
-    here = df.patient.drop_duplicates()
+    gone = first.series[~first.patient.isin(kept.patient)]
+    odd = odd[odd.file.isin(every.path[every.series.isin([*kept.series, *gone])])]
     lost = {'the scan has no plain series': here[~here.isin(kept.patient)],
             'the scan has no reads': here[~here.isin(scans.patient)]}
     if not partial:
@@ -197,4 +207,5 @@ def index(
         lost['the scan is missing'] = scans.patient[~there]
     more = [pd.DataFrame({'file': p, 'reason': why, 'exception': ''}, dtype=object)
             for why, p in lost.items()]
-    return _joined(df, kept, scans, votes), pd.concat([bad, *more], ignore_index=True)
+    bad = pd.concat([bad, odd, *more], ignore_index=True)
+    return _joined(df, kept, scans, votes), bad

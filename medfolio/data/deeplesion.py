@@ -43,7 +43,13 @@ def numbers(
     return out
 
 # %% ../../nbs/data/10_deeplesion.ipynb #dfd81fad
-NAME = r'^(\d{6})_(\d+)_(\d+)_(\d+)\.png$'
+NAME = r'^(\d{6})_(\d+)_(\d+)_(\d{1,9})\.png$'
+
+
+def _torn(df, *columns):
+    "Where one of the columns is no whole number of at most nine digits"
+    v = df[[*columns]]
+    return ~((v % 1 == 0) & (v.abs() < 1e9)).all(axis=1)
 
 
 def _reasons(raw, df, want):
@@ -59,8 +65,14 @@ def _reasons(raw, df, want):
         if column not in OPTIONAL:
             mark(df[names[0]].isna(), f'{column} does not hold {n} numbers')
     mark((df.x1 <= df.x0) | (df.y1 <= df.y0), 'the box has no area inside the image')
-    mark((df[want['Spacing_mm_px_'][:2]] <= 0).any(axis=1), 'spacing is not positive')
+    mark((df[want['Spacing_mm_px_']] <= 0).any(axis=1), 'spacing is not positive')
+    mark(_torn(df, 'first', 'last') | (df['last'] < df['first']),
+         'Slice_range is not two whole numbers in order')
+    mark(_torn(df, 'columns', 'rows') | (df[['columns', 'rows']] < 1).any(axis=1),
+         'Image_size is not two whole numbers')
     mark(~df.type.isin(TYPES), 'Coarse_lesion_type is unknown')
+    mark(~pd.to_numeric(raw.Possibly_noisy, errors='coerce').isin([0, 1]),
+         'Possibly_noisy is not 0 or 1')
     mark(df.official == '', 'Train_Val_Test is not 1, 2 or 3')
     return why
 
@@ -81,8 +93,9 @@ def _typed(raw, want):
     for d, (p, q) in {'long': 'ab', 'short': 'cd'}.items():
         df[d + '_mm'] = np.hypot((df[f'{p}x'] - df[f'{q}x'])*df.spacing_x,
                                  (df[f'{p}y'] - df[f'{q}y'])*df.spacing_y)
-    df['type'] = num('Coarse_lesion_type').fillna(0).astype('int8')
-    df['noisy'] = num('Possibly_noisy').fillna(0) > 0
+    kind = num('Coarse_lesion_type')
+    df['type'] = kind.where(kind.isin(list(TYPES)), 0).astype('int8')
+    df['noisy'] = num('Possibly_noisy') == 1
     df['sex'] = raw.Patient_gender.where(raw.Patient_gender.isin(['F', 'M']), '')
     df['age'] = num('Patient_age').astype('float32')
     df['official'] = num('Train_Val_Test').map(SPLITS).fillna('')
@@ -123,29 +136,34 @@ def read(
 
 # %% ../../nbs/data/10_deeplesion.ipynb #b85fcf8f
 FILE = (r'^(?P<path>Images_png/(?P<series>(?P<study>(?P<patient>\d{6})_\d+)_\d+)'
-        r'/(?P<slice>\d+)\.png)$')
+        r'/(?P<slice>\d{1,9})\.png)$')
 
 
-def _on_disk(root):
-    "Every slice under Images_png, as columns that `lesions` also has"
-    folders = [d for d in os.scandir(Path(root)/'Images_png') if d.is_dir()]
-    paths = [f'Images_png/{d.name}/{f.name}' for d in folders for f in os.scandir(d)]
-    got = pd.Series(sorted(paths), dtype=str).str.extract(FILE)
-    got = got.dropna().astype({'slice': 'int32'})
-    got['item'] = got.series + '_' + got.path.str[-7:-4]
-    return got
+def _on_disk(root, series=None):
+    "Slices under Images_png, all or of some series, as columns that `lesions` also has"
+    at = Path(root)/'Images_png'
+    try:
+        folders = [d.name for d in os.scandir(at) if d.is_dir()]
+        if series is not None: folders = sorted({*series} & {*folders})
+        paths = [f'Images_png/{d}/{f.name}' for d in folders for f in os.scandir(at/d)]
+    except OSError as e:
+        raise MedfolioError(f'cannot list {e.filename}: {e.strerror}') from None
+    got = pd.Series(sorted(paths), dtype=str).str.extract(FILE).dropna()
+    got['item'] = got.series + '_' + got.slice
+    return got.astype({'slice': 'int32'})
 
 
 def _unmarked(root, df):
-    "The slices on disk that `df` lacks; what a series shares is taken from `df`"
+    "The slices on disk that `df` lacks, with what their series shares; and the rejects"
     shared = ['series', 'spacing_x', 'spacing_y', 'spacing_z', 'columns', 'rows',
               'official', 'sex', 'age']
     rest = _on_disk(root).query('item not in @df.item')
-    rest = rest.merge(df.drop_duplicates('series')[shared], on='series', how='left')
-    rest = rest.fillna({'official': '', 'sex': ''}).assign(
-        z=rest.slice*rest.spacing_z, n_lesions=0, labelled=False, noisy=False,
-        type=np.int8(-1))
-    return rest.reindex(columns=df.columns)
+    alone = rest.path[~rest.series.isin(df.series)]
+    rest = rest.merge(df.drop_duplicates('series')[shared], on='series')
+    rest = rest.assign(z=rest.slice*rest.spacing_z, n_lesions=0, labelled=False,
+                       noisy=False, type=np.int8(-1))
+    return rest.reindex(columns=df.columns), pd.DataFrame(
+        {'file': alone, 'reason': 'no lesion of its series is known', 'exception': ''})
 
 
 def _size(path):
@@ -165,7 +183,9 @@ def index(
     df = table.sort_values('long_mm', ascending=False, kind='stable')
     df = df.drop_duplicates('item').assign(labelled=True)
     df['n_lesions'] = df.item.map(table.item.value_counts())
-    if slices == 'all': df = pd.concat([df, _unmarked(root, df)])
+    if slices == 'all':
+        rest, alone = _unmarked(root, df)
+        df, rejects = pd.concat([df, rest]), pd.concat([rejects, alone])
     size = df.path.map(lambda p: _size(Path(root)/p))
     why = size.map(lambda n: 'the file is missing' if n < 0 else 'the file is empty')
     gone = pd.DataFrame({'file': df.path, 'reason': why, 'exception': ''})[size <= 0]
@@ -179,14 +199,11 @@ def neighbours(
     k: int = 1,  # so many slices to either side
 ) -> pd.DataFrame:
     "Path of the slice at each offset −k … k (the columns), missing where there is none"
-    out = pd.DataFrame(index=df.index)
-    there = {}
-    for d in range(-k, k + 1):
-        path = 'Images_png/' + df.series + '/' + (df.slice + d).map('{:03d}.png'.format)
-        for p in path.unique():
-            if p not in there: there[p] = os.path.isfile(Path(root)/p)
-        out[d] = path.where(path.map(there), None)
-    return out
+    there = _on_disk(root, df.series).drop_duplicates(['series', 'slice'])
+    path = there.set_index(['series', 'slice']).path
+    at = lambda d: pd.MultiIndex.from_arrays([df.series, df.slice + d])
+    return pd.DataFrame({d: path.reindex(at(d)).to_numpy() for d in range(-k, k + 1)},
+                        df.index)
 
 # %% ../../nbs/data/10_deeplesion.ipynb #42d5fb97
 def boxes(
