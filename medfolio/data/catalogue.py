@@ -140,12 +140,13 @@ _CHECKS = dict(deeplesion=_deeplesion, rsna=_rsna, cq500=_cq500)
 
 def _deep(name, root):
     "What cannot be used, by reason: the index's rejects, and PNGs that do not decode"
+    from medfolio.data.shards import reason
     module = import_module(f'medfolio.data.{name}')
     df, bad = module.index(root)
     for p in df.path if name == 'deeplesion' else ():
         try: module.read(Path(root)/p)
         except MedfolioError as e:
-            why = str(e).removeprefix(f'{Path(root)/p}: ').split(':')[0]
+            why = reason(e, Path(root)/p).split(':')[0]
             bad.loc[len(bad)] = [p, why, '']
     if not len(bad): yield 'every file', True, 'readable'
     for reason, files in bad.groupby('reason').file:
