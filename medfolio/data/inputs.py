@@ -13,6 +13,7 @@ import numpy as np
 from ..core import MedfolioError, digest
 from .deeplesion import lesions, read as read_png_slice
 from .dicom import read_hu
+from .shards import only_hu, reason
 
 # %% ../../nbs/data/22_inputs.ipynb #73e4499b
 _PNG, _NAMES = b'\x89PNG\r\n\x1a\n', ('.png', '.dcm', '.dicom')
@@ -74,7 +75,7 @@ def _spacings(root):
 def _png(path):
     try: hu, _ = read_png_slice(path)
     except MedfolioError as e:
-        raise MedfolioError(str(e).removeprefix(f'{path}: ')) from None
+        raise MedfolioError(reason(e, path)) from None
     up = path.absolute().parents
     known = len(up) > 2 and up[1].name == 'Images_png'
     spacing = _spacings(up[2]).get(up[0].name) if known else None
@@ -83,9 +84,7 @@ def _png(path):
 # %% ../../nbs/data/22_inputs.ipynb #54097303
 def _dicom(path):
     hu, h = read_hu(path)
-    if h['units'] != 'HU':
-        raise MedfolioError(f"{h['modality'] or 'unknown modality'}, not CT: no "
-                            'Hounsfield units')
+    only_hu(h)
     spacing = tuple(h['spacing'][::-1]) if h['spacing'] else None
     scan = digest(h['series'], 12) if h['series'] else str(path.parent)
     hu = hu.reshape(-1, *hu.shape[-2:])

@@ -46,8 +46,8 @@ class Store:
         self._maps = [m if n else None for m, n in zip(opened, self.manifest['shards'])]
         starts = [m.ctypes.data if m is not None else 0 for m in self._maps]
         base = np.array(starts, np.int64)[self.index['shard']]
-        self._address = base + self.index['at'].to_numpy()*self.nbytes
         self.usable = base != 0
+        self._address = (base + self.index['at'].to_numpy()*self.nbytes)*self.usable
         if (bad := (~self.usable).sum()):
             text = f'{self.path}: {bad} of {len(self)} slices lie in broken shards'
             mend = '; delete the folder and prepare it again'
@@ -120,10 +120,11 @@ def addresses(
         raise MedfolioError(f'rows {rows.min()} to {rows.max()} of a store of '
                             f'{len(self)}')
     if neighbours: rows = self.around(rows, neighbours)
-    if (bad := rows[~self.usable[rows]]).size:
-        raise MedfolioError(f'item {self.index.item[bad[0]]} lies in a broken shard of '
-                            f'{self.path}')
-    return self._address[rows]
+    address = self._address[rows]
+    if not address.all():
+        raise MedfolioError(f'item {self.index.item[rows[address == 0][0]]} lies in a '
+                            f'broken shard of {self.path}')
+    return address
 
 # %% ../../nbs/data/03_mapped.ipynb #38859e2f
 @patch
@@ -136,22 +137,56 @@ def around(
     if neighbours % 2 or neighbours < 0:
         raise MedfolioError(f'{neighbours} neighbours cannot lie evenly on both sides')
     order, place, first, last = self._series
+    low = first[rows][:, None]
+    if low.size and low.min() < 0: raise MedfolioError(
+        f'item {self.index.item[np.asarray(rows)[low[:, 0] < 0][0]]} has no place in a '
+        'series (no z, or no name of a series or patient): it has no neighbours')
     p = place[rows][:, None] + np.arange(-(neighbours//2), neighbours//2 + 1)
-    return order[np.clip(p, first[rows][:, None], last[rows][:, None])]
+    return order[np.minimum(np.maximum(p, low), last[rows][:, None])]
+
+
+@patch
+def whole(
+    self: Store,
+    neighbours: int = 0,  # slices around each, half on either side
+) -> np.ndarray:  # bool, a row each
+    "Which rows `addresses` and `gather` can serve with so many neighbours"
+    if not neighbours: return self.usable
+    good = self._series[2] >= 0
+    rows = np.flatnonzero(good)
+    good[rows] = self.usable[self.around(rows, neighbours)].all(1)
+    return good
+
+# %% ../../nbs/data/03_mapped.ipynb #e3356b8e
+def _stretches(df):
+    "Order by series and z, where a stretch without gaps begins, and who has no place"
+    ids = [c for c in ('patient', 'study', 'series') if c in df]
+    names = df[ids].astype(object).where(df[ids].notna(), '').astype(str)
+    s = names.groupby(ids).ngroup().to_numpy()
+    z = pd.to_numeric(df.z).to_numpy(float)
+    order = np.lexsort([np.arange(len(df)), z, s])
+    step = pd.Series(np.diff(z[order], prepend=np.nan)).where(
+        np.diff(s[order], prepend=-1) == 0)
+    usual = step.where(step > .01).groupby(s[order]).transform('median').to_numpy()
+    if 'spacing_z' in df:
+        told = np.abs(pd.to_numeric(df.spacing_z).to_numpy(float))[order]
+        usual = np.where(told > 0, told, usual)
+    nobody = (names[[c for c in ids if c != 'study']] == '').all(axis=1).to_numpy()
+    return order, ~(step.to_numpy() <= 1.5*usual), nobody | ~np.isfinite(z)
 
 
 @patch(as_prop=True)
 def _series(self: Store):
-    "Rows in order of series and z; a row's place there; its series' first and last"
+    "Rows in order of series and z; a row's place; its stretch's first (or -1) and last"
     if '_order' not in self.__dict__:
         lack = [c for c in ('series', 'z') if c not in self.index]
         if lack:
             raise MedfolioError(f'neighbours need the column {lack[0]} in the index')
-        s = pd.factorize(self.index.series)[0]
-        order = np.lexsort([np.arange(len(self)), self.index.z, s])
+        order, new, lost = _stretches(self.index)
         place = np.empty_like(order); place[order] = np.arange(len(order))
-        n = np.bincount(s); first = np.cumsum(n) - n
-        self._order = order, place, first[s], (first + n - 1)[s]
+        first, n = np.flatnonzero(new), np.cumsum(new) - 1
+        last = np.append(first[1:], len(order)) - 1
+        self._order = order, place, np.where(lost, -1, first[n][place]), last[n][place]
     return self._order
 
 # %% ../../nbs/data/03_mapped.ipynb #ae33684a
