@@ -95,13 +95,13 @@ def store_folder(name: str, kind: str, size: int) -> Path:
 
 
 def _slices(name, path, kind, size, workers, out, more):
-    "The store of a dataset of CT, its folder, and how many files were rejected"
+    "The store of a dataset of CT, its folder, and how many were rejected or absent"
     from medfolio.data.store import prepare
     index, rejects = named(f'medfolio.data.{name}:index')(path)
     dest = out or store_folder(name, kind, size)
     store = prepare(index, named(_READ[name]), dest, path, size, workers=workers,
                     rejects=rejects, **more)
-    return store, dest, store.manifest['rejects']
+    return store, dest, store.manifest['rejects'], store.manifest['absent']
 
 # %% ../nbs/11_cli_data.ipynb #f1c61526
 def _series(path, workers, out, more):
@@ -146,8 +146,9 @@ def prepare(name: Dataset, root: Root = None, size: Size = 512, workers: Workers
         store, dest, lost = _series(path, workers, out, more)
         said = f'{len(store):,} series in {dest}; {lost:,} were rejected'
     else:
-        store, dest, lost = _slices(name, path, kind, size, workers, out, more)
+        store, dest, lost, away = _slices(name, path, kind, size, workers, out, more)
         said = f'{len(store.index):,} slices in {dest}; {lost:,} files were rejected'
+        if away: said += f', {away:,} are not here'
     console().print(said)
 
 # %% ../nbs/11_cli_data.ipynb #b7b773c8

@@ -18,7 +18,7 @@ from .data.mapped import table_digest
 from .data.resize import fit_boxes
 from .data.shards import reader_version
 from .data.split import disjoint, split, split_hash
-from .data.store import prepare
+from .data.store import ABSENT, prepare
 
 # %% ../nbs/13_roads.ipynb #1fe93bdb
 def twin_of(
@@ -46,14 +46,16 @@ def refused(
     store,  # from `prepare`
 ) -> pd.DataFrame:
     "The files that did not come into a store, said in one line, and the gaps it has"
-    bad = pd.read_csv(store.path/'rejects.csv', keep_default_na=False)
-    said = [f'{n:,} × {why}' for why, n in bad.reason.value_counts().items()]
+    bad, lines = pd.read_csv(store.path/'rejects.csv', keep_default_na=False), []
+    here = bad[bad.exception != ABSENT]
+    said = [f'{n:,} × {why}' for why, n in here.reason.value_counts().items()]
     rest = f', and {len(said) - 3} other reasons' if len(said) > 3 else ''
-    line = f'{len(bad):,} refused: ' + '; '.join(said[:3]) + rest if said else ''
+    if said: lines = [f'{len(here):,} refused: ' + '; '.join(said[:3]) + rest]
+    if n := len(bad) - len(here): lines += [f'{n:,} named and not here']
     if 'gap' in store.index and (n := store.index.gap.sum()):
         k = store.index.series[store.index.gap > 0].nunique()
-        line += (' · ' if line else '') + f'{n:,} slices missing inside {k:,} series'
-    if line: print(line)
+        lines += [f'{n:,} slices missing inside {k:,} series']
+    if lines: print(' · '.join(lines))
     return bad
 
 # %% ../nbs/13_roads.ipynb #175c638d

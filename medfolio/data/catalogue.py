@@ -191,15 +191,16 @@ def _every(name, root):
 def _deep(name, root):
     "What cannot be used, by reason: the index's rejects, and what does not decode"
     from medfolio.data.header import scan_headers
+    from medfolio.data.shards import reason
     files, bad = _every(name, root)
     known = set(bad.file)
     more = scan_headers([root/p for p in files if p not in known], 2, _decoded)[1]
     for f, why, kind in more.itertuples(index=False):
-        why = why.removeprefix(f'{f}: ').split(':')[0]
+        why = reason(why, f).split(':')[0]
         bad.loc[len(bad)] = [Path(f).relative_to(root).as_posix(), why, kind]
     if not len(bad): yield 'every file', True, f'{len(files):,} pictures, all readable'
-    for reason, names in bad.groupby('reason').file:
-        yield 'every file', False, f'{len(names):,}: {reason}: {_some(names)}'
+    for what, names in bad.groupby('reason').file:
+        yield 'every file', False, f'{len(names):,}: {what}: {_some(names)}'
 
 # %% ../../nbs/data/20_catalogue.ipynb #ec6b3575
 def check(

@@ -205,7 +205,8 @@ def index(
     if not partial:
         there = scans.patient.isin(files(root).patient)
         lost['the scan is missing'] = scans.patient[~there]
-    more = [pd.DataFrame({'file': p, 'reason': why, 'exception': ''}, dtype=object)
-            for why, p in lost.items()]
+    kind = lambda why: 'absent' if why == 'the scan is missing' else ''
+    more = [pd.DataFrame({'file': p, 'reason': why, 'exception': kind(why)},
+                         dtype=object) for why, p in lost.items()]
     bad = pd.concat([bad, odd, *more], ignore_index=True)
     return _joined(df, kept, scans, votes), bad

@@ -187,8 +187,9 @@ def index(
         rest, alone = _unmarked(root, df)
         df, rejects = pd.concat([df, rest]), pd.concat([rejects, alone])
     size = df.path.map(lambda p: _size(Path(root)/p))
-    why = size.map(lambda n: 'the file is missing' if n < 0 else 'the file is empty')
-    gone = pd.DataFrame({'file': df.path, 'reason': why, 'exception': ''})[size <= 0]
+    why = np.where(size < 0, 'the file is missing', 'the file is empty')
+    gone = pd.DataFrame({'file': df.path, 'reason': why,
+                         'exception': np.where(size < 0, 'absent', '')})[size <= 0]
     df = df[size > 0].sort_values(['series', 'slice']).reset_index(drop=True)
     return df, pd.concat([rejects, gone], ignore_index=True)
 

@@ -105,8 +105,8 @@ def _layout(root, part, stage):
     return folders[0], next((t for t in options if t.is_file()), None)
 
 
-def _rejects(files, reason):
-    return pd.DataFrame({'file': list(files), 'reason': reason, 'exception': ''},
+def _rejects(files, reason, kind=''):
+    return pd.DataFrame({'file': list(files), 'reason': reason, 'exception': kind},
                         dtype=object)
 
 # %% ../../nbs/data/11_rsna.ipynb #dc67748b
@@ -150,7 +150,7 @@ def index(
         bad.append(_rejects(df.path[~known], 'it has no labels'))
         seen = {Path(f).stem for b in bad for f in b.file} | set(df.item)
         gone = folder.name + '/' + y.item[~y.item.isin(seen)] + '.dcm'
-        if not partial: bad.append(_rejects(gone, 'the file is missing'))
+        if not partial: bad.append(_rejects(gone, 'the file is missing', 'absent'))
         df = df[known].merge(y, on='item')
     df, odd = sift(df, SCAN)
     scans = df.groupby(SCAN)
