@@ -13,7 +13,7 @@ def test_what_the_index_rejects_reaches_the_store(tmp_path, monkeypatch, name, s
     bad, got = pd.DataFrame([['a.png', 'the file is missing', '']], columns=['file', 'reason', 'exception']), {}
     monkeypatch.setattr(f'medfolio.data.{name}.index', lambda root: (pd.DataFrame(dict(item=['b'], path=['b.png'])), bad))
     def prepare(index, read, dest, root, size, **kw):
-        got.update(kw); return SimpleNamespace(index=index, manifest=dict(rejects=len(kw['rejects'])))
+        got.update(kw); return SimpleNamespace(index=index, manifest=dict(rejects=len(kw['rejects']), absent=0))
     monkeypatch.setattr(store, 'prepare', prepare)
     out = CliRunner().invoke(cli_data.data, ['prepare', name, '--root', str(tmp_path), '--out', str(tmp_path/'s'), *said])
     assert out.exit_code == 0, out

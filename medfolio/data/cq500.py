@@ -110,8 +110,8 @@ SCAN = re.compile(r'^CQ500CT(\d+) CQ500CT\1$')
 def files(root) -> pd.DataFrame:
     "A row a DICOM file: `patient`, `name` of its series, `path` within `root`"
     root, rows = Path(root), {}
-    scans = [p for p in (*root.glob('*'), *root.glob('*/*')) if SCAN.match(p.name)]
-    for scan in scans:
+    some = (p for p in (*root.glob('*/*'), *root.glob('*')) if SCAN.match(p.name))
+    for scan in {p.resolve(): p for p in some}.values():  # a link leads there again
         patient = 'CQ500-CT-' + SCAN.match(scan.name)[1]
         for f in scan.rglob('*.dcm'):
             path = f.relative_to(root)
