@@ -113,7 +113,7 @@ def _sweep(root):
         if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
             shutil.rmtree(part, ignore_errors=True)
 
-
+# %% ../../nbs/twins/03e_files.ipynb #cfc5eddf
 def twin_folder(
     root,  # where the twin shall be
     spec: dict,  # what it is made of: becomes TWIN.json
@@ -136,7 +136,6 @@ def twin_folder(
         if not root.exists(): os.replace(part, root)
     finally: shutil.rmtree(part, ignore_errors=True)
     return root
-
 
 # %% ../../nbs/twins/03e_files.ipynb #583bebe6
 def keep_blocks():

@@ -30,13 +30,15 @@ WINDOWS = {('30', '80'): 69272, ('35', '100'): 4172, ('40', '150'): 921,
            ('35.000000', '135.000000'): 762, ('40', '110'): 68}
 LISTS = {'00036': ('00080', 2157), '00040': ('00080', 953), '00047': ('00080', 34)}
 
-
+# %% ../../nbs/twins/04_rsna.ipynb #3bc110d6
 def profiles(
     patients: int,
     seed: int = 0,
     fault: float | None = None,  # exact rate of `wrapped`; None: as rare as `thousand`
 ) -> list:
     "The profile of each patient: real shares, each at least once among 24 or more"
+    if fault is not None and not 0 <= fault <= 1:
+        raise MedfolioError('fault is a share of the patients, from 0 to 1')
     share = np.array([v[4] for v in PROFILES.values()], float)
     least = [k for k in PROFILES if fault is None or k != 'wrapped']
     if fault is not None: share[-1] = 0
@@ -175,14 +177,12 @@ def rsna_twin(
     signal: int = 1,  # 0: no pathology, random labels
     size: int = 512,  # pixels a side; the field of view stays
     workers: int = 1,  # processes; the bytes do not depend on it
-    fault: float | None = None,  # share of patients whose 12 bits wrapped; see `profiles`
+    fault: float | None = None,  # share of patients whose 12 bits wrapped
 ) -> Path:
     "Write a twin of the RSNA hemorrhage challenge; its folder"
     spec = dict(generator='medfolio.twins.rsna', version=VERSION, seed=seed,
                 signal=signal, patients=patients, size=size, synthetic=True)
-    if fault is not None:
-        if not 0 <= fault <= 1: raise MedfolioError('fault is a share, from 0 to 1')
-        spec['fault'] = fault
+    spec |= {} if fault is None else dict(fault=fault)
     test = stream(seed, 'test').permutation(patients) < max(patients > 1, patients//6)
 
     def write(folder):
