@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
 from threadpoolctl import threadpool_limits
+from ..core import MedfolioError
 from .bleeds import KINDS
 from .files import in_parallel, keep_blocks, save_dicom, twin_folder
 from .head import Head, VERSION, draw_kinds, labels_of
@@ -29,19 +30,25 @@ WINDOWS = {('30', '80'): 69272, ('35', '100'): 4172, ('40', '150'): 921,
            ('35.000000', '135.000000'): 762, ('40', '110'): 68}
 LISTS = {'00036': ('00080', 2157), '00040': ('00080', 953), '00047': ('00080', 34)}
 
-
+# %% ../../nbs/twins/04_rsna.ipynb #3bc110d6
 def profiles(
     patients: int,
     seed: int = 0,
+    fault: float | None = None,  # exact rate of `wrapped`; None: as rare as `thousand`
 ) -> list:
     "The profile of each patient: real shares, each at least once among 24 or more"
+    if fault is not None and not 0 <= fault <= 1:
+        raise MedfolioError('fault is a share of the patients, from 0 to 1')
     share = np.array([v[4] for v in PROFILES.values()], float)
+    least = [k for k in PROFILES if fault is None or k != 'wrapped']
+    if fault is not None: share[-1] = 0
     r = stream(seed, 'profiles')
     out = [str(k) for k in r.choice(list(PROFILES), patients, p=share/share.sum())]
     if patients >= 24:
-        for k, i in zip(PROFILES, r.choice(patients, len(PROFILES), replace=False)):
+        for k, i in zip(least, r.choice(patients, len(least), replace=False)):
             if k not in out: out[i] = k
-    return out
+    if fault is None: return out
+    return ['wrapped' if f < fault else k for k, f in zip(out, r.random(patients))]
 
 
 def stored(hu, profile):
@@ -170,17 +177,19 @@ def rsna_twin(
     signal: int = 1,  # 0: no pathology, random labels
     size: int = 512,  # pixels a side; the field of view stays
     workers: int = 1,  # processes; the bytes do not depend on it
+    fault: float | None = None,  # share of patients whose 12 bits wrapped
 ) -> Path:
     "Write a twin of the RSNA hemorrhage challenge; its folder"
     spec = dict(generator='medfolio.twins.rsna', version=VERSION, seed=seed,
                 signal=signal, patients=patients, size=size, synthetic=True)
+    spec |= {} if fault is None else dict(fault=fault)
     test = stream(seed, 'test').permutation(patients) < max(patients > 1, patients//6)
 
     def write(folder):
         for d in ('stage_2_train_images', 'stage_2_test_images', '_truth/masks'):
             (folder/d).mkdir(parents=True)
         jobs = [(str(folder), seed, p, k, signal, size, bool(test[p]))
-                for p, k in enumerate(profiles(patients, seed))]
+                for p, k in enumerate(profiles(patients, seed, fault))]
         done = in_parallel(_patient, jobs, workers)
         slices = pd.DataFrame([r for rows, _ in done for r in rows]).sort_values('item')
         slices.to_parquet(folder/'_truth/slices.parquet', index=False)
