@@ -145,7 +145,7 @@ def _raw(block, found, which):
         VR=chr(vr >> 8) + chr(vr & 255) if vr else None)
         for k, (p, q, vr) in zip(which, found[which].tolist()) if p >= 0})
 
-
+# %% ../../nbs/data/08_leanheader.ipynb #p0a1b2c3
 @njit(nogil=True, cache=True)
 def _print(b, found, which):
     "Types, lengths and bytes of the elements `which` in a row"
