@@ -28,7 +28,7 @@ def _stretch(n, step, k):
 
 def folds(sp):
     "A field of unit variance whose zero lines are the sulci"
-    h, step = sp.h, max(1, round(1/sp.pitch))
+    h, step = sp.h, sp.raster
     x, y = sp.x[::step, ::step], sp.y[::step, ::step]
     z = np.broadcast_to(sp.z[::step] - F(h.zc), x.shape)
     high = F(h.up if sp.level > h.zc else h.down)

@@ -37,6 +37,14 @@ def spline_weights(t, knots):
     return out
 
 
+@functools.lru_cache(64)
+def _kept(t, knots):
+    "The same for the bytes of `t`: all slices of a patient ask at the same places"
+    w = spline_weights(np.frombuffer(t, F), knots)
+    w.flags.writeable = False
+    return w
+
+
 class Field:
     "A smooth random function of position (mm): zero mean, unit variance, any matrix"
     def __init__(self,
@@ -54,7 +62,7 @@ class Field:
 
     def weights(self, t, extent, k):
         "Of the `k` knots, for positions `t`"
-        return spline_weights((np.asarray(t, F) + F(extent/2))/F(self.length), k)
+        return _kept(((np.asarray(t, F) + F(extent/2))/F(self.length)).tobytes(), k)
 
 # %% ../../nbs/twins/00_physics.ipynb #63d60051
 def _touched(w, knots):

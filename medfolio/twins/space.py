@@ -88,21 +88,27 @@ class Space(Canvas):
         thick: float = 5.,  # slice thickness, mm
     ):
         self.h, self.n, self.pitch, self.thick = h, n, pitch, thick
-        self.level, self.known = float(z), {}
+        self.level, self.known, self.whole = float(z), {}, None
         t, f = axis(n, pitch), lambda v: int(min(max(v/pitch + n/2, 0), n))
         self.cols = slice(f(h.x0 - h.A - 24), f(h.x0 + h.A + 24))
         self.rows = slice(f(h.y0 - h.B - 30), f(h.y0 + h.B + 22))
-        self.tx, self.ty = t[self.cols], t[self.rows]
+        self.frame, self.tx, self.ty = (self.rows, self.cols), t[self.cols], t[self.rows]
         x, y = turn(self.tx[None] - F(h.x0), self.ty[:, None] - F(h.y0), h.rot)
-        self.z = F(z) + F(h.tilt)*self.ty[:, None]
+        self.z = self.heights = F(z) + F(h.tilt)*self.ty[:, None]
         self.x = x + F(2.2)*self.field(h.warp[0])
         self.y = y + F(2.2)*self.field(h.warp[1])
         self.sharpest, self.slack = max(1.1*pitch, .9), 9.
-        self.im, self.flat = np.full(self.x.shape, -1000, F), np.zeros(self.x.shape, F)
+        self.im, self.flat = np.full(self.x.shape, -1000, F), np.zeros((1, len(self.tx)), F)
+
+    @property
+    def raster(self):
+        "Every how many pixels the folds are looked up"
+        return max(1, round(1/self.pitch))
 
     @once
     def field(self, f):
         "A patient's field on this plane"
+        if self.whole: return self.whole.field(f)[self.part].copy()
         return f.plane(self.tx, self.ty, self.level)
 
 # %% ../../nbs/twins/03a_space.ipynb #e8b196ea
@@ -125,11 +131,13 @@ def box(self: Space, cx, cy, r):
     "The slices of this view that hold everything within `r` mm of a point of the head"
     h, r = self.h, r + self.slack
     c, t = math.cos(h.rot), math.sin(h.rot)
-    ux, uy = c*cx - t*cy + h.x0, t*cx + c*cy + h.y0
-    def f(v, o, m): return int(min(max(v/self.pitch + self.n/2 - o.start, 0), m))
-    rows, cols = self.x.shape
-    return (slice(f(uy-r, self.rows, rows), f(uy+r, self.rows, rows-1) + 1),
-            slice(f(ux-r, self.cols, cols), f(ux+r, self.cols, cols-1) + 1))
+    def f(u, frame, here):
+        o, n = frame.start, frame.stop - frame.start
+        at = lambda v, m: int(min(max(v/self.pitch + self.n/2 - o, 0), m)) + o - here.start
+        low, high = at(u - r, n), at(u + r, n-1) + 1
+        return slice(max(low, 0), max(min(high, here.stop - here.start), 0))
+    return (f(t*cx + c*cy + h.y0, self.frame[0], self.rows),
+            f(c*cx - t*cy + h.x0, self.frame[1], self.cols))
 
 
 @patch
@@ -137,19 +145,35 @@ def view(self: Space, rows, cols, step=1):
     "This plane restricted to some rows and columns of its own, or to every other one"
     q = object.__new__(Space); q.__dict__.update(self.__dict__); q.known = {}
     q.pitch, q.tx, q.ty = self.pitch*step, self.tx[cols], self.ty[rows]
-    for k in ('x', 'y', 'im', 'flat'): setattr(q, k, getattr(self, k)[rows, cols])
-    q.z = self.z[rows]
+    for k in ('x', 'y', 'im'): setattr(q, k, getattr(self, k)[rows, cols])
+    q.z, q.flat, q.whole, q.part = self.z[rows], self.flat[:, cols], self, (rows, cols)
     if step == 1:
         q.rows = slice(self.rows.start + rows.start, self.rows.start + rows.stop)
         q.cols = slice(self.cols.start + cols.start, self.cols.start + cols.stop)
+        q.frame, q.heights = (q.rows, q.cols), q.z
     return q
+
+# %% ../../nbs/twins/03a_space.ipynb #a699552a
+def _around(seen, step):
+    "Slices that hold all that is `seen`; from a multiple of `step` to another, or the end"
+    def f(some):
+        k = np.flatnonzero(some)
+        return slice(int(k[0]//step*step), int(min(-(-k[-1]//step)*step + 1, len(some))))
+    return f(seen.any(1)), f(seen.any(0))
 
 
 @patch
-def sub(self: Space):
+def sub(self: Space,
+    seen=None,  # pixels of this plane: the view need not be wider than they are
+):
     "The view that holds the brain, and its box"
     o = self.box(0, 0, max(self.h.A, self.h.B))
     q = self.view(*o)
+    if seen is not None and seen[o].any():
+        frame, heights, (r, c) = q.frame, q.heights, _around(seen[o], self.raster)
+        o = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(o, (r, c)))
+        q = self.view(*o)
+        q.frame, q.heights = frame, heights
     q.x = q.x + F(1.1)*q.field(self.h.warp[2])
     q.y = q.y + F(1.1)*q.field(self.h.warp[3])
     return q, o
@@ -174,6 +198,14 @@ def coarse(f):
     return g
 
 # %% ../../nbs/twins/03a_space.ipynb #294898da
+def _ends(sl):
+    "A box as four numbers"
+    return sl[0].start, sl[0].stop, sl[1].start, sl[1].stop
+
+
+def _empty(sl): return any(s.stop <= s.start for s in sl)
+
+
 @patch
 def put(self: Space, sl, m, value, clip, im):
     "Paint membership `m` on box `sl`"
@@ -196,20 +228,22 @@ def _risen(d):
 
 
 @njit(cache=True, nogil=True, error_model='numpy')
-def _ball(x, y, z, solid, wobble, w2, slab):
+def _ball(x, y, z, box, solid, wobble, w2, slab):
     "Scaled distance inside an ellipsoid: centre, inverse half axes, cosine and sine"
     cx, cy, cz, a, b, c, cos, sin = solid
-    out = np.empty(x.shape, F)
-    for i in range(len(x)):
+    r0, r1, c0, c1 = box
+    out, bent = np.empty((r1-r0, c1-c0), F), min(len(wobble)-1, 1)
+    for i in range(r0, r1):
         w = (z[i, 0] - cz)*c
-        gz = w*c
-        for j in range(x.shape[1]):
-            p, q = x[i, j] - cx, y[i, j] - cy
+        gz, o = w*c, out[i-r0]  # contiguous rows: many pixels at once
+        xs, ys, shift = x[i, c0:c1], y[i, c0:c1], wobble[i*bent, c0:c1]
+        for j in range(len(o)):
+            p, q = xs[j] - cx, ys[j] - cy
             u, v = (cos*p + sin*q)*a, (cos*q - sin*p)*b
             rho = np.sqrt(u*u + v*v + w*w) + F(1e-4)
             g = np.sqrt(u*a*(u*a) + v*b*(v*b) + gz*gz) + F(1e-5)
-            d = (F(1) - rho)*rho/g + wobble[i, j]
-            out[i, j] = d*_steep(gz/g, w2, slab)
+            d = (F(1) - rho)*rho/g + shift[j]
+            o[j] = d*_steep(gz/g, w2, slab)
     return out
 
 # %% ../../nbs/twins/03a_space.ipynb #2fdd7bdc
@@ -218,12 +252,12 @@ def ball(self: Space, at, axes, angle=0., value=None, width=0., clip=None, im=No
          wobble=None):
     "A soft ellipsoid turned about z; its box and membership, `None` where missed"
     (cx, cy, cz), (a, b, c) = at, axes
-    if float(np.abs(self.z - F(cz)).min()) > c + .6*self.thick + 2 + width: return None
+    if float(np.abs(self.heights - F(cz)).min()) > c + .6*self.thick + 2 + width: return None
     sl = self.box(cx, cy, max(a, b) + max(width, 1))
-    if not self.x[sl].size: return None
+    if _empty(sl): return None
     solid = np.array([cx, cy, cz, 1/a, 1/b, 1/c, math.cos(angle), math.sin(angle)], F)
-    shift = self.flat[sl] if wobble is None else wobble[sl]
-    d = _ball(self.x[sl], self.y[sl], self.z[sl[0]], solid, shift, *self.blurs(width))
+    d = _ball(self.x, self.y, self.z, _ends(sl), solid,
+              self.flat if wobble is None else wobble, *self.blurs(width))
     return self.put(sl, _risen(d), value, clip, im)
 
 # %% ../../nbs/twins/03a_space.ipynb #685ccbd2
@@ -234,21 +268,24 @@ def _part(a, b, ra, rb):
 
 
 @njit(cache=True, nogil=True, error_model='numpy')
-def _pipe(x, y, z, parts, flat, w2, slab):
+def _pipe(x, y, z, box, parts, flat, w2, slab):
     "Scaled distance inside the nearest part of a path"
-    out, nz = np.full(x.shape, F(-1e4)), np.empty(x.shape[1], F)
-    for i in range(len(x)):
+    r0, r1, c0, c1 = box
+    out, nz = np.full((r1-r0, c1-c0), F(-1e4)), np.empty(c1-c0, F)
+    for i in range(r0, r1):
+        xs, ys, o = x[i, c0:c1], y[i, c0:c1], out[i-r0]
         for k in range(len(parts)):
             ax, ay, az, ex, ey, ez, size, ra, dr = parts[k]
             qz = z[i, 0] - az
-            for j in range(x.shape[1]):
-                qx, qy = x[i, j] - ax, y[i, j] - ay
+            for j in range(len(o)):
+                qx, qy = xs[j] - ax, ys[j] - ay
                 t = min(max((qx*ex + qy*ey + qz*ez)*size, F(0)), F(1))
                 dx, dy, dz = qx - t*ex, qy - t*ey, (qz - t*ez)*flat
                 q = np.sqrt(dx*dx + dy*dy + dz*dz) + F(1e-4)
-                d = ra + t*dr - q
-                if d > out[i, j]: out[i, j], nz[j] = d, abs(dz)/q
-        for j in range(x.shape[1]): out[i, j] *= _steep(nz[j], w2, slab)
+                d, steep = ra + t*dr - q, abs(dz)/q
+                nearer = d > o[j]  # no branch: both are stored, whatever it says
+                o[j], nz[j] = d if nearer else o[j], steep if nearer else nz[j]
+        for j in range(len(o)): o[j] *= _steep(nz[j], w2, slab)
     return out
 
 # %% ../../nbs/twins/03a_space.ipynb #f5740c3b
@@ -257,14 +294,14 @@ def pipe(self: Space, path, radii, value=None, width=0., clip=None, im=None, fla
     "A soft tube along a path in 3-D (`flat` < 1: taller than wide); box and membership"
     p, r = np.asarray(path, float), np.broadcast_to(np.asarray(radii, float), len(path))
     pad = r.max()/flat + .6*self.thick + 2
-    lo, hi = float(self.z.min()) - pad, float(self.z.max()) + pad
+    lo, hi = float(self.heights.min()) - pad, float(self.heights.max()) + pad
     parts = [s for s in zip(p[:-1], p[1:], r[:-1], r[1:])
              if min(s[0][2], s[1][2]) < hi and max(s[0][2], s[1][2]) > lo]
     if not parts: return None
     ends = np.array([s[0] for s in parts] + [s[1] for s in parts])[:, :2]
     lo, hi = ends.min(0), ends.max(0)
     sl = self.box(*(lo + hi)/2, math.hypot(*(hi - lo))/2 + r.max() + max(width, 1))
-    if not self.x[sl].size: return None
+    if _empty(sl): return None
     parts = np.array([_part(*s) for s in parts], F)
-    d = _pipe(self.x[sl], self.y[sl], self.z[sl[0]], parts, F(flat), *self.blurs(width))
+    d = _pipe(self.x, self.y, self.z, _ends(sl), parts, F(flat), *self.blurs(width))
     return self.put(sl, _risen(d), value, clip, im)
