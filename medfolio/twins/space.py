@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 from fastcore.basics import patch
 from numba import njit, vectorize
-from scipy.ndimage import gaussian_filter
-from .physics import F, RISE, Canvas, Field, axis, mix, soft, stream, turn
+from .loops import smooth
+from .physics import (F, RISE, Canvas, Field, axis, mix, risen, soft,
+                                    stream, turn)
 
 # %% ../../nbs/twins/03a_space.ipynb #d6f4ca61
 SIDES = (-1, 1)
@@ -63,7 +64,7 @@ def draw_head(
         setattr(h, name, Field(s(name), length, depth=300))
     h.cells = Field(s('cells'), 4.2, depth=300, band=True)
     v = s('folds').standard_normal((92, 92, 92), dtype=F)
-    v = gaussian_filter(v, 1.65) - gaussian_filter(v, 2.8)
+    v = smooth(v, 1.65) - smooth(v, 2.8)
     h.folds = v/v.std()
     return h
 
@@ -112,6 +113,21 @@ class Space(Canvas):
         return f.plane(self.tx, self.ty, self.level)
 
 # %% ../../nbs/twins/03a_space.ipynb #e8b196ea
+@njit(inline='always')
+def _steep(nz, w2, slab):
+    "What a distance is multiplied with before it goes into the edge's tanh"
+    return F(RISE/2)/np.sqrt(w2 + slab*nz*(slab*nz))
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _scaled(d, nz, w2, slab):
+    "Distances for the tanh of an edge whose normal changes from pixel to pixel"
+    out = np.empty(d.shape, F)
+    for i in range(len(d)):
+        for j in range(d.shape[1]): out[i, j] = d[i, j]*_steep(nz[i, j], w2, slab)
+    return out
+
+
 @patch
 def blurs(self: Space, width):
     "Square of an edge's own width, and width that the slab adds where `nz` is 1"
@@ -123,6 +139,7 @@ def blurs(self: Space, width):
 def member(self: Space, d, nz=0., width=0.):
     "Membership at 3-D distance `d` from a surface whose normal has `nz` along z"
     w2, slab = self.blurs(width)
+    if np.shape(nz) == d.shape: return risen(_scaled(d, nz, w2, slab))
     return soft(d, np.sqrt(w2 + (slab*nz)**2))
 
 # %% ../../nbs/twins/03a_space.ipynb #7b97913d
@@ -179,14 +196,25 @@ def sub(self: Space,
     return q, o
 
 # %% ../../nbs/twins/03a_space.ipynb #eeedec6b
+@njit(cache=True, nogil=True)
+def _finer(a, out):
+    "Between two columns their mean, then between two rows"
+    last = a.shape[1] - 1
+    for i in range(len(a)):
+        here, o = a[i], out[2*i]
+        for j in range(len(o)//2):
+            o[2*j], o[2*j+1] = here[j], F(.5)*(here[j] + here[min(j+1, last)])
+        if len(o) % 2: o[len(o)-1] = here[last]
+    for i in range(1, len(out), 2):
+        above, below, o = out[i-1], out[i+1 if i+1 < len(out) else i-1], out[i]
+        for j in range(len(o)): o[j] = F(.5)*(above[j] + below[j])
+
+
 def finer(a, shape):
     "`a`, given on every second pixel, on all of them"
-    o = np.empty(shape, F); o[::2, ::2] = a
-    r = o[::2]; k = r[:, 1::2].shape[1]
-    r[:, 1::2] = .5*(a[:, :k] + np.concatenate([a[:, 1:], a[:, -1:]], 1)[:, :k])
-    k = o[1::2].shape[0]
-    o[1::2] = .5*(r[:k] + np.concatenate([r[1:], r[-1:]])[:k])
-    return o
+    out = np.empty(shape, F)
+    _finer(a, out)
+    return out
 
 
 def coarse(f):
@@ -215,18 +243,6 @@ def put(self: Space, sl, m, value, clip, im):
     return sl, m
 
 # %% ../../nbs/twins/03a_space.ipynb #20774922
-@njit(inline='always')
-def _steep(nz, w2, slab):
-    "What a distance is multiplied with before it goes into the edge's tanh"
-    return F(RISE/2)/np.sqrt(w2 + slab*nz*(slab*nz))
-
-
-def _risen(d):
-    "`physics.soft` of what `_steep` has scaled, in its place"
-    np.tanh(d, out=d); d *= F(.5); d += F(.5)
-    return d
-
-
 @njit(cache=True, nogil=True, error_model='numpy')
 def _ball(x, y, z, box, solid, wobble, w2, slab):
     "Scaled distance inside an ellipsoid: centre, inverse half axes, cosine and sine"
@@ -258,7 +274,7 @@ def ball(self: Space, at, axes, angle=0., value=None, width=0., clip=None, im=No
     solid = np.array([cx, cy, cz, 1/a, 1/b, 1/c, math.cos(angle), math.sin(angle)], F)
     d = _ball(self.x, self.y, self.z, _ends(sl), solid,
               self.flat if wobble is None else wobble, *self.blurs(width))
-    return self.put(sl, _risen(d), value, clip, im)
+    return self.put(sl, risen(d), value, clip, im)
 
 # %% ../../nbs/twins/03a_space.ipynb #685ccbd2
 def _part(a, b, ra, rb):
@@ -304,4 +320,4 @@ def pipe(self: Space, path, radii, value=None, width=0., clip=None, im=None, fla
     if _empty(sl): return None
     parts = np.array([_part(*s) for s in parts], F)
     d = _pipe(self.x, self.y, self.z, _ends(sl), parts, F(flat), *self.blurs(width))
-    return self.put(sl, _risen(d), value, clip, im)
+    return self.put(sl, risen(d), value, clip, im)
