@@ -45,7 +45,7 @@ def _kept(t, knots):
     w.flags.writeable = False
     return w
 
-
+# %% ../../nbs/twins/00_physics.ipynb #ed412f88
 class Field:
     "A smooth random function of position (mm): zero mean, unit variance, any matrix"
     def __init__(self,

@@ -69,7 +69,7 @@ def _blend(old, m, new): return old + m*(new - old)
 
 @njit(cache=True, nogil=True, error_model='numpy')
 def _first(x, y, z, D, height, out):
-    "What muscle, scalp, galea, inner table and the vault's lower end take exp or tanh of"
+    "What muscle, scalp, inner table and the vault's lower end take exp or tanh of"
     for i in range(len(x)):
         w, zi = (z[i, 0] + F(2))*F(1/30), z[i, 0]
         for j in range(x.shape[1]):
@@ -103,7 +103,8 @@ def _depths(x, y, z, D, c2, mottle, swell, t, sizes, level):
             s[j] = galea + muscle[i, j] + swell[i, j]
         for j in range(len(a)): a[j] = D[i, j] + s[j]
         if level >= 40: continue
-        for j in range(len(a)): a[j] = max(a[j], _face(x[i, j], y[i, j], zi, wide, m[j]))
+        for j in range(len(a)):
+            a[j] = max(a[j], _face(x[i, j], y[i, j], zi, wide, m[j]))
     return skin, scalp, muscle
 
 # %% ../../nbs/twins/03b_skull.ipynb #3d9367f0

@@ -103,14 +103,12 @@ def _distance(s, x, y, z, least):
     a = s[4]*x + s[5]*y + s[6]*z
     b = s[7]*x + s[8]*y + s[9]*z
     c = s[10]*x + s[11]*y + s[12]*z
-    limit = 1 - min(least, 0)*s[19]
-    limit *= 1.001*limit
+    limit = 1.001*(1 - min(least, 0)*s[19])**2
     if s[0] == 1:
         q = a*a + b*b
         if q*q + c*c*c*c > limit*limit: return -1e9, 0.
         rho = math.sqrt(math.sqrt(q*q + c*c*c*c)) + 1e-6
-        k = 1/(rho*rho*rho)
-        a, b, c = a*q*k, b*q*k, c*c*c*k
+        k = 1/(rho*rho*rho); a, b, c = a*q*k, b*q*k, c*c*c*k
     else:
         q = a*a + b*b + c*c
         if q > limit: return -1e9, 0.

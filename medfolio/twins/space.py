@@ -93,18 +93,14 @@ class Space(Canvas):
         t, f = axis(n, pitch), lambda v: int(min(max(v/pitch + n/2, 0), n))
         self.cols = slice(f(h.x0 - h.A - 24), f(h.x0 + h.A + 24))
         self.rows = slice(f(h.y0 - h.B - 30), f(h.y0 + h.B + 22))
-        self.frame, self.tx, self.ty = (self.rows, self.cols), t[self.cols], t[self.rows]
+        self.frame = self.rows, self.cols
+        self.tx, self.ty = t[self.cols], t[self.rows]
         x, y = turn(self.tx[None] - F(h.x0), self.ty[:, None] - F(h.y0), h.rot)
         self.z = self.heights = F(z) + F(h.tilt)*self.ty[:, None]
         self.x = x + F(2.2)*self.field(h.warp[0])
         self.y = y + F(2.2)*self.field(h.warp[1])
         self.sharpest, self.slack = max(1.1*pitch, .9), 9.
-        self.im, self.flat = np.full(self.x.shape, -1000, F), np.zeros((1, len(self.tx)), F)
-
-    @property
-    def raster(self):
-        "Every how many pixels the folds are looked up"
-        return max(1, round(1/self.pitch))
+        self.im, self.flat = np.full(self.x.shape, -1000, F), self.x[:1]*0
 
     @once
     def field(self, f):
@@ -150,8 +146,8 @@ def box(self: Space, cx, cy, r):
     c, t = math.cos(h.rot), math.sin(h.rot)
     def f(u, frame, here):
         o, n = frame.start, frame.stop - frame.start
-        at = lambda v, m: int(min(max(v/self.pitch + self.n/2 - o, 0), m)) + o - here.start
-        low, high = at(u - r, n), at(u + r, n-1) + 1
+        at = lambda v, m: int(min(max(v/self.pitch + self.n/2 - o, 0), m))
+        low, high = (v + o - here.start for v in (at(u - r, n), at(u + r, n-1) + 1))
         return slice(max(low, 0), max(min(high, here.stop - here.start), 0))
     return (f(t*cx + c*cy + h.y0, self.frame[0], self.rows),
             f(c*cx - t*cy + h.x0, self.frame[1], self.cols))
@@ -171,11 +167,17 @@ def view(self: Space, rows, cols, step=1):
     return q
 
 # %% ../../nbs/twins/03a_space.ipynb #a699552a
+@patch(as_prop=True)
+def raster(self: Space):
+    "Every how many pixels the folds are looked up"
+    return max(1, round(1/self.pitch))
+
+
 def _around(seen, step):
-    "Slices that hold all that is `seen`; from a multiple of `step` to another, or the end"
+    "Slices that hold all `seen`, from a multiple of `step` to another or the end"
     def f(some):
         k = np.flatnonzero(some)
-        return slice(int(k[0]//step*step), int(min(-(-k[-1]//step)*step + 1, len(some))))
+        return slice(int(k[0]//step*step), min(int(-(-k[-1]//step))*step + 1, len(some)))
     return f(seen.any(1)), f(seen.any(0))
 
 
@@ -268,7 +270,8 @@ def ball(self: Space, at, axes, angle=0., value=None, width=0., clip=None, im=No
          wobble=None):
     "A soft ellipsoid turned about z; its box and membership, `None` where missed"
     (cx, cy, cz), (a, b, c) = at, axes
-    if float(np.abs(self.heights - F(cz)).min()) > c + .6*self.thick + 2 + width: return None
+    away = float(np.abs(self.heights - F(cz)).min())
+    if away > c + .6*self.thick + 2 + width: return None
     sl = self.box(cx, cy, max(a, b) + max(width, 1))
     if _empty(sl): return None
     solid = np.array([cx, cy, cz, 1/a, 1/b, 1/c, math.cos(angle), math.sin(angle)], F)
