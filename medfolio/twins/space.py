@@ -176,8 +176,8 @@ def raster(self: Space):
 def _around(seen, step):
     "Slices that hold all `seen`, from a multiple of `step` to another or the end"
     def f(some):
-        k = np.flatnonzero(some)
-        return slice(int(k[0]//step*step), min(int(-(-k[-1]//step))*step + 1, len(some)))
+        first, last = map(int, np.flatnonzero(some)[[0, -1]])
+        return slice(first//step*step, min(-(-last//step)*step + 1, len(some)))
     return f(seen.any(1)), f(seen.any(0))
 
 
