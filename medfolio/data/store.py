@@ -200,7 +200,8 @@ def _finish(index, given, jobs, slips, plan, dest):
     manifest = dict(
         schema=SCHEMA, plan=plan, slices=len(table), refused=refused,
         rejects=int((bad.exception != ABSENT).sum()),
-        absent=int((bad.exception == ABSENT).sum()), dtype='int16', unit='HU', columns=list(table),
+        absent=int((bad.exception == ABSENT).sum()),
+        dtype='int16', unit='HU', columns=list(table),
         shards=[len(slips[k]['rows']) for k in sorted(slips)],
         index=table_digest(pd.read_parquet(io.BytesIO(b.getvalue()))),
         sources=digest(list(table.source)), pixels=digest(list(table.pixels)))

@@ -167,8 +167,9 @@ def _lens(sp, b, inner, mottle):
 
 def _crescent(sp, b, inner, infra, mottle):
     "Thickness, membership and HU of a subdural haematoma over a hemisphere"
-    s, zq = F(b.side), 1 - np.abs((sp.z - F(b.z))*F(1/b.dz))**3
-    if float(zq.max()) <= 0: return None
+    s, reach = F(b.side), lambda z: 1 - np.abs((z - F(b.z))*F(1/b.dz))**3
+    if float(reach(sp.heights).max()) <= 0: return None
+    zq = reach(sp.z)
     a = np.arctan2(sp.y, s*sp.x) - F(b.angle)
     t = F(b.t)*np.maximum(zq, 0)*np.maximum(1 - np.abs(a*F(1/b.spread))**3, 0)
     t = t*(1 + F(.13)*mottle)*soft(s*sp.x - 3, 3.)*(1 - infra)

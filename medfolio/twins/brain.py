@@ -10,7 +10,7 @@ __all__ = ['LATERAL', 'WIDTHS', 'TEMPORAL', 'folds', 'tent', 'below_tent', 'vent
 import functools, math
 from types import SimpleNamespace
 import numpy as np
-from scipy.ndimage import map_coordinates
+from .loops import lookup
 from .physics import F, cupping, bar, mix, soft, spokes, stream
 from .skull import ridges, surround
 from .space import SIDES, Space, draw_head, hypot, once
@@ -28,14 +28,13 @@ def _stretch(n, step, k):
 
 def folds(sp):
     "A field of unit variance whose zero lines are the sulci"
-    h, step = sp.h, max(1, round(1/sp.pitch))
+    h, step = sp.h, sp.raster
     x, y = sp.x[::step, ::step], sp.y[::step, ::step]
     z = np.broadcast_to(sp.z[::step] - F(h.zc), x.shape)
     high = F(h.up if sp.level > h.zc else h.down)
     r = np.sqrt((x/F(h.A))**2 + (y/F(h.B))**2 + (z/high)**2) + F(.05)
     out = F(.30) + F(.62)/r  # most of the way to the surface
-    f = map_coordinates(h.folds, [(k*out + 100)/F(2.2) for k in (z, y, x)], order=1,
-                        mode='nearest')
+    f = lookup(h.folds, *((k*out + 100)/F(2.2) for k in (z, y, x)))
     if step == 1: return f
     n, m = sp.x.shape
     return _stretch(n, step, f.shape[0]) @ f @ _stretch(m, step, f.shape[1]).T

@@ -72,7 +72,7 @@ def _contents(self, b, inner, above):
     found += [(o, m) for o, m, _ in outer]
     brain.veins(b, out, inner, t.infra)
     brain.artefacts(b, out, inner)
-    return out, dura, found
+    return out, found
 
 # %% ../../nbs/twins/03_head.ipynb #5620dd35
 def _expose(self, sp, depth, pitch, sd, kernel, edge, scan):
@@ -105,10 +105,10 @@ def _cut(self,
     inner, above, nz, slope, depth = surround(sp)
     bits = np.zeros((n, n), np.uint8)
     if inner.max() > 1.5:
-        b, o = sp.sub()
-        out, dura, found = _contents(self, b, inner[o], above[o])
-        steep = np.where(inner[o] < above[o], nz[o], slope[o])
-        here = b.member(dura, steep)
+        here = sp.member(np.minimum(inner, above), np.where(inner < above, nz, slope))
+        b, o = sp.sub(None if 'epidural' in self.kinds else here > 0)
+        out, found = _contents(self, b, inner[o], above[o])
+        here = here[o]
         mix(b.im, here, out)
         for bleed, m in found:
             k = KINDS.index(bleed.kind)

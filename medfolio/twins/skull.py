@@ -7,8 +7,9 @@ __all__ = ['vault', 'ridges', 'floor', 'outside', 'orbit', 'face', 'ear', 'middl
 
 # %% ../../nbs/twins/03b_skull.ipynb #c0b2a229
 import numpy as np
-from .physics import F, axis, mix, soft
-from .space import SIDES, Space, coarse, draw_head, hypot
+from numba import njit
+from .physics import F, RISE, axis, mix, soft
+from .space import SIDES, Space, _steep, coarse, draw_head, hypot
 
 # %% ../../nbs/twins/03b_skull.ipynb #4fbd17a0
 @coarse
@@ -52,47 +53,142 @@ def floor(sp):
     return z.astype(F), (1/np.sqrt(1 + gx*gx + gy*gy)).astype(F)
 
 # %% ../../nbs/twins/03b_skull.ipynb #638fa67c
-def _outline(sp, D, c2, mottle):
-    "Distance inside the skin, thickness of the scalp and of the temporal muscle"
-    h = sp.h
-    muscle = 9*np.exp(-((sp.y+28)*F(1/22))**2 - ((sp.z+2)*F(1/30))**2)
-    muscle = muscle*soft(np.abs(sp.x) - 38, 14)
-    scalp = F(h.scalp)*(1 + F(.1)*mottle) + c2 + 3*soft(sp.y-40, 30) + muscle
-    if h.swelling:
-        a = np.arctan2(sp.y, sp.x) - F(h.swelling[0])
-        far = np.arctan2(np.sin(a), np.cos(a))*F(1/.3)
-        scalp = scalp + 8*np.exp(-far**2 - ((sp.z - F(h.swelling[1]))*F(1/18))**2)
-    skin = D + scalp
-    if sp.level < 40:  # the face
-        u, v = sp.x*F(1/(.92*h.A)), (sp.y+48)*F(1/58)
-        w = (sp.z+45)*F(1/70)
-        rho = np.sqrt(u*u + v*v + np.minimum(w, .3*w)**2) + F(1e-3)
-        skin = np.maximum(skin, (1-rho)*58 + mottle)
+@njit(inline='always')
+def _at(d, width):
+    "What the tanh of an edge is taken of"
+    return d*F(RISE/2/width)
+
+
+@njit(inline='always')
+def _half(t): return F(.5) + F(.5)*t
+
+
+@njit(inline='always')
+def _blend(old, m, new): return old + m*(new - old)
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _first(x, y, z, D, height, out):
+    "What muscle, scalp, inner table and the vault's lower end take exp or tanh of"
+    for i in range(len(x)):
+        w, zi = (z[i, 0] + F(2))*F(1/30), z[i, 0]
+        for j in range(x.shape[1]):
+            u = (y[i, j] + F(28))*F(1/22)
+            out[0, i, j] = -(u*u) - w*w
+            out[1, i, j] = _at(abs(x[i, j]) - F(38), 14)
+            out[2, i, j] = _at(y[i, j] - F(40), 30)
+            out[3, i, j] = _at(-D[i, j] - F(20), 4)
+            out[4, i, j] = _at(y[i, j] - F(70), 10)
+            out[5, i, j] = _at(zi - height[i, j] + F(10), 4)
+
+# %% ../../nbs/twins/03b_skull.ipynb #06fa8fdf
+@njit(inline='always')
+def _face(x, y, z, wide, mottle):
+    "Distance inside the face's ellipsoid"
+    u, v, w = x*F(1/wide), (y + F(48))*F(1/58), (z + F(45))*F(1/70)
+    w = min(w, F(.3)*w)
+    return (F(1) - (np.sqrt(u*u + v*v + w*w) + F(1e-3)))*F(58) + mottle
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _depths(x, y, z, D, c2, mottle, swell, t, sizes, level):
+    "Distance inside the skin, thickness of scalp and temporal muscle: a matrix each"
+    thin, wide = sizes
+    skin, scalp, muscle = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    for i in range(len(x)):
+        a, s, m, zi = skin[i], scalp[i], mottle[i], z[i, 0]
+        for j in range(len(a)):
+            muscle[i, j] = F(9)*t[0, i, j]*_half(t[1, i, j])
+            galea = F(thin)*(F(1) + F(.1)*m[j]) + c2[i, j] + F(3)*_half(t[2, i, j])
+            s[j] = galea + muscle[i, j] + swell[i, j]
+        for j in range(len(a)): a[j] = D[i, j] + s[j]
+        if level >= 40: continue
+        for j in range(len(a)):
+            a[j] = max(a[j], _face(x[i, j], y[i, j], zi, wide, m[j]))
     return skin, scalp, muscle
 
+# %% ../../nbs/twins/03b_skull.ipynb #3d9367f0
+@njit(cache=True, nogil=True, error_model='numpy')
+def _edges(D, nz, c2, mottle, t, depths, sizes, blurs, level):
+    "What the edges of all layers take tanh of, and the depth under the inner table"
+    (skin, scalp, muscle), (thin, thick), (w2, slab) = depths, sizes, blurs
+    out, inner = np.empty((10, *D.shape), F), np.empty_like(D)
+    for i in range(len(D)):
+        d, m, a, s, table = D[i], mottle[i], skin[i], scalp[i], inner[i]
+        for j in range(len(d)):
+            steep = _steep(nz[i, j], w2, slab)
+            out[0, i, j], out[5, i, j] = a[j]*steep, d[j]*steep
+        for j in range(len(d)):
+            deep = max(s[j] - F(1.6), F(8)) + F(.8)*m[j] - a[j]
+            if level < 15: deep = deep + F(20)*_half(t[3, i, j])
+            out[2, i, j] = _at(deep, 1.5)
+            out[1, i, j], out[4, i, j] = _at(a[j] - F(2), .9), _at(a[j] - F(3.6), 1.5)
+            out[8, i, j] = _at(a[j] - F(8) - F(1.5)*m[j], 3)
+        for j in range(len(d)):
+            c = F(1) + F(.12)*c2[i, j] + F(.25)*_half(t[4, i, j]) + F(.1)*m[j]
+            table[j] = F(thick)*c
+        for j in range(len(d)):
+            out[7, i, j] = _at(table[j] - F(1.8) - d[j], 1.2)
+            out[6, i, j] = _at(d[j] - F(1.7), 1.2)
+            table[j] = d[j] - table[j]
+        for j in range(len(d)):
+            out[9, i, j] = _at(s[j] - F(thin) - F(6), 3)
+            out[3, i, j] = _at(muscle[i, j] - F(2.5), 2)
+    return out, inner
+
+# %% ../../nbs/twins/03b_skull.ipynb #cbaa60e4
+@njit(cache=True, nogil=True, error_model='numpy')
+def _soft_layers(im, t, mottle, grain, throat, swollen):
+    "Paint skin, fat, muscle, a swelling and the flesh of face and neck"
+    for i in range(len(im)):
+        for j in range(im.shape[1]):
+            v, g = _blend(im[i, j], _half(t[0, i, j]), F(48)), grain[i, j]
+            fat = _half(t[1, i, j])*_half(t[2, i, j])
+            v = _blend(v, fat, F(-75) + F(14)*g)
+            m = _half(t[3, i, j])*_half(t[4, i, j])
+            v = _blend(v, m, F(56) + F(3)*g)
+            if swollen: v = _blend(v, fat*_half(t[9, i, j]), F(52) + F(5)*g)
+            lobule = F(-70) if mottle[i, j] + F(.7)*g > F(1.2) else F(52)
+            im[i, j] = _blend(v, _half(t[8, i, j])*throat[i, 0], lobule)
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _bone_layers(im, t, low, grain, bone):
+    "Paint two tables of bone with diploe between them"
+    for i in range(len(im)):
+        for j in range(im.shape[1]):
+            end = _half(low[i, j])
+            v = _blend(im[i, j], _half(t[5, i, j])*end, F(bone))
+            m = _half(t[6, i, j])*_half(t[7, i, j])*end
+            im[i, j] = _blend(v, m, F(.52*bone) + F(80)*grain[i, j])
+
 # %% ../../nbs/twins/03b_skull.ipynb #19377da2
+def _swelling(sp):
+    "How much a bruise thickens the scalp, mm"
+    angle, z = sp.h.swelling
+    a = np.arctan2(sp.y, sp.x) - F(angle)
+    far = np.arctan2(np.sin(a), np.cos(a))*F(1/.3)
+    return 8*np.exp(-far**2 - ((sp.z - F(z))*F(1/18))**2)
+
+
 def outside(sp, D, nz, c2, height):
     "Paint scalp, muscle and vault; depth under the inner table and the bone's texture"
-    h, im, z = sp.h, sp.im, sp.level
+    h, im, z, shape = sp.h, sp.im, sp.level, sp.x.shape
     mottle, grain = sp.field(h.mottle), sp.field(h.fine)
-    skin, scalp, muscle = _outline(sp, D, c2, mottle)
-    mix(im, sp.member(skin, nz), F(48))
-    deep = np.maximum(scalp - F(1.6), 8) + F(.8)*mottle - skin
-    if z < 15: deep = deep + 20*soft(-D - 20, 4)
-    fat = soft(skin - 2, .9)*soft(deep, 1.5)
-    mix(im, fat, F(-75) + 14*grain)
-    mix(im, soft(muscle - 2.5, 2)*soft(skin - 3.6, 1.5), F(56) + 3*grain)
-    if h.swelling: mix(im, fat*soft(scalp - h.scalp - 6, 3), F(52) + 5*grain)
-    if z < 40:
-        flesh = soft(skin - 8 - 1.5*mottle, 3.)*soft(12 - sp.z, 8)
-        mix(im, flesh, np.where(mottle + .7*grain > 1.2, F(-70), F(52)))
-        _ears_and_nose(sp)
-    table = F(h.table)*(1 + F(.12)*c2 + F(.25)*soft(sp.y-70, 10) + F(.1)*mottle)
-    low = soft(sp.z - height + 10, 4) if z < 30 else F(1)
-    mix(im, sp.member(D, nz)*low, F(h.bone))
-    diploe = soft(D - 1.7, 1.2)*soft(table - 1.8 - D, 1.2)*low
-    mix(im, diploe, F(.52*h.bone) + 80*grain)
-    return D - table, grain
+    t = np.empty((6, *shape), F)
+    _first(sp.x, sp.y, sp.z, D, height, t)
+    np.exp(t[0], out=t[0]); np.tanh(t[1:], out=t[1:])
+    if z >= 30: t[5] = 1  # the vault has no lower end here
+    swell = _swelling(sp) if h.swelling else np.zeros(shape, F)
+    depths = _depths(sp.x, sp.y, sp.z, D, c2, mottle, swell, t, (h.scalp, .92*h.A), z)
+    sizes = h.scalp, h.table
+    edges, inner = _edges(D, nz, c2, mottle, t, depths, sizes, sp.blurs(0.), z)
+    np.tanh(edges, out=edges)
+    throat = soft(12 - sp.z, 8)*F(z < 40)
+    _soft_layers(im, edges, mottle, grain, throat, h.swelling is not None)
+    if z < 40: _ears_and_nose(sp)
+    _bone_layers(im, edges, t[5], grain, h.bone)
+    return inner, grain
 
 # %% ../../nbs/twins/03b_skull.ipynb #45318a3d
 def _ears_and_nose(sp):

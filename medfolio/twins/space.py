@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 from fastcore.basics import patch
 from numba import njit, vectorize
-from scipy.ndimage import gaussian_filter
-from .physics import F, RISE, Canvas, Field, axis, mix, soft, stream, turn
+from .loops import smooth
+from .physics import (F, RISE, Canvas, Field, axis, mix, risen, soft,
+                                    stream, turn)
 
 # %% ../../nbs/twins/03a_space.ipynb #d6f4ca61
 SIDES = (-1, 1)
@@ -63,7 +64,7 @@ def draw_head(
         setattr(h, name, Field(s(name), length, depth=300))
     h.cells = Field(s('cells'), 4.2, depth=300, band=True)
     v = s('folds').standard_normal((92, 92, 92), dtype=F)
-    v = gaussian_filter(v, 1.65) - gaussian_filter(v, 2.8)
+    v = smooth(v, 1.65) - smooth(v, 2.8)
     h.folds = v/v.std()
     return h
 
@@ -88,24 +89,41 @@ class Space(Canvas):
         thick: float = 5.,  # slice thickness, mm
     ):
         self.h, self.n, self.pitch, self.thick = h, n, pitch, thick
-        self.level, self.known = float(z), {}
+        self.level, self.known, self.whole = float(z), {}, None
         t, f = axis(n, pitch), lambda v: int(min(max(v/pitch + n/2, 0), n))
         self.cols = slice(f(h.x0 - h.A - 24), f(h.x0 + h.A + 24))
         self.rows = slice(f(h.y0 - h.B - 30), f(h.y0 + h.B + 22))
+        self.frame = self.rows, self.cols
         self.tx, self.ty = t[self.cols], t[self.rows]
         x, y = turn(self.tx[None] - F(h.x0), self.ty[:, None] - F(h.y0), h.rot)
-        self.z = F(z) + F(h.tilt)*self.ty[:, None]
+        self.z = self.heights = F(z) + F(h.tilt)*self.ty[:, None]
         self.x = x + F(2.2)*self.field(h.warp[0])
         self.y = y + F(2.2)*self.field(h.warp[1])
         self.sharpest, self.slack = max(1.1*pitch, .9), 9.
-        self.im, self.flat = np.full(self.x.shape, -1000, F), np.zeros(self.x.shape, F)
+        self.im, self.flat = np.full(self.x.shape, -1000, F), self.x[:1]*0
 
     @once
     def field(self, f):
         "A patient's field on this plane"
+        if self.whole: return self.whole.field(f)[self.part].copy()
         return f.plane(self.tx, self.ty, self.level)
 
 # %% ../../nbs/twins/03a_space.ipynb #e8b196ea
+@njit(inline='always')
+def _steep(nz, w2, slab):
+    "What a distance is multiplied with before it goes into the edge's tanh"
+    return F(RISE/2)/np.sqrt(w2 + slab*nz*(slab*nz))
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _scaled(d, nz, w2, slab):
+    "Distances for the tanh of an edge whose normal changes from pixel to pixel"
+    out = np.empty(d.shape, F)
+    for i in range(len(d)):
+        for j in range(d.shape[1]): out[i, j] = d[i, j]*_steep(nz[i, j], w2, slab)
+    return out
+
+
 @patch
 def blurs(self: Space, width):
     "Square of an edge's own width, and width that the slab adds where `nz` is 1"
@@ -117,6 +135,7 @@ def blurs(self: Space, width):
 def member(self: Space, d, nz=0., width=0.):
     "Membership at 3-D distance `d` from a surface whose normal has `nz` along z"
     w2, slab = self.blurs(width)
+    if np.shape(nz) == d.shape: return risen(_scaled(d, nz, w2, slab))
     return soft(d, np.sqrt(w2 + (slab*nz)**2))
 
 # %% ../../nbs/twins/03a_space.ipynb #7b97913d
@@ -125,11 +144,13 @@ def box(self: Space, cx, cy, r):
     "The slices of this view that hold everything within `r` mm of a point of the head"
     h, r = self.h, r + self.slack
     c, t = math.cos(h.rot), math.sin(h.rot)
-    ux, uy = c*cx - t*cy + h.x0, t*cx + c*cy + h.y0
-    def f(v, o, m): return int(min(max(v/self.pitch + self.n/2 - o.start, 0), m))
-    rows, cols = self.x.shape
-    return (slice(f(uy-r, self.rows, rows), f(uy+r, self.rows, rows-1) + 1),
-            slice(f(ux-r, self.cols, cols), f(ux+r, self.cols, cols-1) + 1))
+    def f(u, frame, here):
+        o, n = frame.start, frame.stop - frame.start
+        at = lambda v, m: int(min(max(v/self.pitch + self.n/2 - o, 0), m))
+        low, high = (v + o - here.start for v in (at(u - r, n), at(u + r, n-1) + 1))
+        return slice(max(low, 0), max(min(high, here.stop - here.start), 0))
+    return (f(t*cx + c*cy + h.y0, self.frame[0], self.rows),
+            f(c*cx - t*cy + h.x0, self.frame[1], self.cols))
 
 
 @patch
@@ -137,32 +158,65 @@ def view(self: Space, rows, cols, step=1):
     "This plane restricted to some rows and columns of its own, or to every other one"
     q = object.__new__(Space); q.__dict__.update(self.__dict__); q.known = {}
     q.pitch, q.tx, q.ty = self.pitch*step, self.tx[cols], self.ty[rows]
-    for k in ('x', 'y', 'im', 'flat'): setattr(q, k, getattr(self, k)[rows, cols])
-    q.z = self.z[rows]
+    for k in ('x', 'y', 'im'): setattr(q, k, getattr(self, k)[rows, cols])
+    q.z, q.flat, q.whole, q.part = self.z[rows], self.flat[:, cols], self, (rows, cols)
     if step == 1:
         q.rows = slice(self.rows.start + rows.start, self.rows.start + rows.stop)
         q.cols = slice(self.cols.start + cols.start, self.cols.start + cols.stop)
+        q.frame, q.heights = (q.rows, q.cols), q.z
     return q
+
+# %% ../../nbs/twins/03a_space.ipynb #a699552a
+@patch(as_prop=True)
+def raster(self: Space):
+    "Every how many pixels the folds are looked up"
+    return max(1, round(1/self.pitch))
+
+
+def _around(seen, step):
+    "Slices that hold all `seen`, from a multiple of `step` to another or the end"
+    def f(some):
+        first, last = map(int, np.flatnonzero(some)[[0, -1]])
+        return slice(first//step*step, min(-(-last//step)*step + 1, len(some)))
+    return f(seen.any(1)), f(seen.any(0))
 
 
 @patch
-def sub(self: Space):
+def sub(self: Space,
+    seen=None,  # pixels of this plane: the view need not be wider than they are
+):
     "The view that holds the brain, and its box"
     o = self.box(0, 0, max(self.h.A, self.h.B))
     q = self.view(*o)
+    if seen is not None and seen[o].any():
+        frame, heights, (r, c) = q.frame, q.heights, _around(seen[o], self.raster)
+        o = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(o, (r, c)))
+        q = self.view(*o)
+        q.frame, q.heights = frame, heights
     q.x = q.x + F(1.1)*q.field(self.h.warp[2])
     q.y = q.y + F(1.1)*q.field(self.h.warp[3])
     return q, o
 
 # %% ../../nbs/twins/03a_space.ipynb #eeedec6b
+@njit(cache=True, nogil=True)
+def _finer(a, out):
+    "Between two columns their mean, then between two rows"
+    last = a.shape[1] - 1
+    for i in range(len(a)):
+        here, o = a[i], out[2*i]
+        for j in range(len(o)//2):
+            o[2*j], o[2*j+1] = here[j], F(.5)*(here[j] + here[min(j+1, last)])
+        if len(o) % 2: o[len(o)-1] = here[last]
+    for i in range(1, len(out), 2):
+        above, below, o = out[i-1], out[i+1 if i+1 < len(out) else i-1], out[i]
+        for j in range(len(o)): o[j] = F(.5)*(above[j] + below[j])
+
+
 def finer(a, shape):
     "`a`, given on every second pixel, on all of them"
-    o = np.empty(shape, F); o[::2, ::2] = a
-    r = o[::2]; k = r[:, 1::2].shape[1]
-    r[:, 1::2] = .5*(a[:, :k] + np.concatenate([a[:, 1:], a[:, -1:]], 1)[:, :k])
-    k = o[1::2].shape[0]
-    o[1::2] = .5*(r[:k] + np.concatenate([r[1:], r[-1:]])[:k])
-    return o
+    out = np.empty(shape, F)
+    _finer(a, out)
+    return out
 
 
 def coarse(f):
@@ -174,6 +228,14 @@ def coarse(f):
     return g
 
 # %% ../../nbs/twins/03a_space.ipynb #294898da
+def _ends(sl):
+    "A box as four numbers"
+    return sl[0].start, sl[0].stop, sl[1].start, sl[1].stop
+
+
+def _empty(sl): return any(s.stop <= s.start for s in sl)
+
+
 @patch
 def put(self: Space, sl, m, value, clip, im):
     "Paint membership `m` on box `sl`"
@@ -183,33 +245,23 @@ def put(self: Space, sl, m, value, clip, im):
     return sl, m
 
 # %% ../../nbs/twins/03a_space.ipynb #20774922
-@njit(inline='always')
-def _steep(nz, w2, slab):
-    "What a distance is multiplied with before it goes into the edge's tanh"
-    return F(RISE/2)/np.sqrt(w2 + slab*nz*(slab*nz))
-
-
-def _risen(d):
-    "`physics.soft` of what `_steep` has scaled, in its place"
-    np.tanh(d, out=d); d *= F(.5); d += F(.5)
-    return d
-
-
 @njit(cache=True, nogil=True, error_model='numpy')
-def _ball(x, y, z, solid, wobble, w2, slab):
+def _ball(x, y, z, box, solid, wobble, w2, slab):
     "Scaled distance inside an ellipsoid: centre, inverse half axes, cosine and sine"
     cx, cy, cz, a, b, c, cos, sin = solid
-    out = np.empty(x.shape, F)
-    for i in range(len(x)):
+    r0, r1, c0, c1 = box
+    out, bent = np.empty((r1-r0, c1-c0), F), min(len(wobble)-1, 1)
+    for i in range(r0, r1):
         w = (z[i, 0] - cz)*c
-        gz = w*c
-        for j in range(x.shape[1]):
-            p, q = x[i, j] - cx, y[i, j] - cy
+        gz, o = w*c, out[i-r0]  # contiguous rows: many pixels at once
+        xs, ys, shift = x[i, c0:c1], y[i, c0:c1], wobble[i*bent, c0:c1]
+        for j in range(len(o)):
+            p, q = xs[j] - cx, ys[j] - cy
             u, v = (cos*p + sin*q)*a, (cos*q - sin*p)*b
             rho = np.sqrt(u*u + v*v + w*w) + F(1e-4)
             g = np.sqrt(u*a*(u*a) + v*b*(v*b) + gz*gz) + F(1e-5)
-            d = (F(1) - rho)*rho/g + wobble[i, j]
-            out[i, j] = d*_steep(gz/g, w2, slab)
+            d = (F(1) - rho)*rho/g + shift[j]
+            o[j] = d*_steep(gz/g, w2, slab)
     return out
 
 # %% ../../nbs/twins/03a_space.ipynb #2fdd7bdc
@@ -218,13 +270,14 @@ def ball(self: Space, at, axes, angle=0., value=None, width=0., clip=None, im=No
          wobble=None):
     "A soft ellipsoid turned about z; its box and membership, `None` where missed"
     (cx, cy, cz), (a, b, c) = at, axes
-    if float(np.abs(self.z - F(cz)).min()) > c + .6*self.thick + 2 + width: return None
+    away = float(np.abs(self.heights - F(cz)).min())
+    if away > c + .6*self.thick + 2 + width: return None
     sl = self.box(cx, cy, max(a, b) + max(width, 1))
-    if not self.x[sl].size: return None
+    if _empty(sl): return None
     solid = np.array([cx, cy, cz, 1/a, 1/b, 1/c, math.cos(angle), math.sin(angle)], F)
-    shift = self.flat[sl] if wobble is None else wobble[sl]
-    d = _ball(self.x[sl], self.y[sl], self.z[sl[0]], solid, shift, *self.blurs(width))
-    return self.put(sl, _risen(d), value, clip, im)
+    d = _ball(self.x, self.y, self.z, _ends(sl), solid,
+              self.flat if wobble is None else wobble, *self.blurs(width))
+    return self.put(sl, risen(d), value, clip, im)
 
 # %% ../../nbs/twins/03a_space.ipynb #685ccbd2
 def _part(a, b, ra, rb):
@@ -234,21 +287,24 @@ def _part(a, b, ra, rb):
 
 
 @njit(cache=True, nogil=True, error_model='numpy')
-def _pipe(x, y, z, parts, flat, w2, slab):
+def _pipe(x, y, z, box, parts, flat, w2, slab):
     "Scaled distance inside the nearest part of a path"
-    out, nz = np.full(x.shape, F(-1e4)), np.empty(x.shape[1], F)
-    for i in range(len(x)):
+    r0, r1, c0, c1 = box
+    out, nz = np.full((r1-r0, c1-c0), F(-1e4)), np.empty(c1-c0, F)
+    for i in range(r0, r1):
+        xs, ys, o = x[i, c0:c1], y[i, c0:c1], out[i-r0]
         for k in range(len(parts)):
             ax, ay, az, ex, ey, ez, size, ra, dr = parts[k]
             qz = z[i, 0] - az
-            for j in range(x.shape[1]):
-                qx, qy = x[i, j] - ax, y[i, j] - ay
+            for j in range(len(o)):
+                qx, qy = xs[j] - ax, ys[j] - ay
                 t = min(max((qx*ex + qy*ey + qz*ez)*size, F(0)), F(1))
                 dx, dy, dz = qx - t*ex, qy - t*ey, (qz - t*ez)*flat
                 q = np.sqrt(dx*dx + dy*dy + dz*dz) + F(1e-4)
-                d = ra + t*dr - q
-                if d > out[i, j]: out[i, j], nz[j] = d, abs(dz)/q
-        for j in range(x.shape[1]): out[i, j] *= _steep(nz[j], w2, slab)
+                d, steep = ra + t*dr - q, abs(dz)/q
+                nearer = d > o[j]  # no branch: both are stored, whatever it says
+                o[j], nz[j] = d if nearer else o[j], steep if nearer else nz[j]
+        for j in range(len(o)): o[j] *= _steep(nz[j], w2, slab)
     return out
 
 # %% ../../nbs/twins/03a_space.ipynb #f5740c3b
@@ -257,14 +313,14 @@ def pipe(self: Space, path, radii, value=None, width=0., clip=None, im=None, fla
     "A soft tube along a path in 3-D (`flat` < 1: taller than wide); box and membership"
     p, r = np.asarray(path, float), np.broadcast_to(np.asarray(radii, float), len(path))
     pad = r.max()/flat + .6*self.thick + 2
-    lo, hi = float(self.z.min()) - pad, float(self.z.max()) + pad
+    lo, hi = float(self.heights.min()) - pad, float(self.heights.max()) + pad
     parts = [s for s in zip(p[:-1], p[1:], r[:-1], r[1:])
              if min(s[0][2], s[1][2]) < hi and max(s[0][2], s[1][2]) > lo]
     if not parts: return None
     ends = np.array([s[0] for s in parts] + [s[1] for s in parts])[:, :2]
     lo, hi = ends.min(0), ends.max(0)
     sl = self.box(*(lo + hi)/2, math.hypot(*(hi - lo))/2 + r.max() + max(width, 1))
-    if not self.x[sl].size: return None
+    if _empty(sl): return None
     parts = np.array([_part(*s) for s in parts], F)
-    d = _pipe(self.x[sl], self.y[sl], self.z[sl[0]], parts, F(flat), *self.blurs(width))
-    return self.put(sl, _risen(d), value, clip, im)
+    d = _pipe(self.x, self.y, self.z, _ends(sl), parts, F(flat), *self.blurs(width))
+    return self.put(sl, risen(d), value, clip, im)
