@@ -37,12 +37,13 @@ def images(folder, n, seed=0, series=10):
     "`n` slices of 16 × 16 under the challenge's names; one header, written once"
     folder.mkdir(parents=True, exist_ok=True)
     make_dicom.write(folder/'first', np.zeros((16, 16), np.int16), SOPInstanceUID='ID_' + 'f'*9,
-                     SeriesInstanceUID='ID_' + 'e'*10)
+                     SeriesInstanceUID='ID_' + 'e'*10, ImagePositionPatient=[0, 0, 77777.5])
     blank = (folder/'first').read_bytes(); (folder/'first').unlink()
-    assert b'ID_' + b'f'*9 in blank and b'ID_' + b'e'*10 in blank
+    assert b'ID_' + b'f'*9 in blank and b'ID_' + b'e'*10 in blank and b'77777.5' in blank
     hu = np.random.default_rng(seed).integers(-20, 120, (n, 16, 16)).astype('<i2')
     for i, a in enumerate(hu):
         b = blank.replace(b'ID_' + b'f'*9, name(i).encode()).replace(b'ID_' + b'e'*10, f'ID_{i//series:010x}'.encode())
+        b = b.replace(b'77777.5', f'{5*i:07.1f}'.encode())  # a place each
         (folder/f'{name(i)}.dcm').write_bytes(b[:-512] + a.tobytes())
     return hu
 
