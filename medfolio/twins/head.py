@@ -15,7 +15,7 @@ from .skull import surround
 from .space import Space, draw_head, hypot
 
 # %% ../../nbs/twins/03_head.ipynb #3285f7ff
-VERSION = 2  # of the slices that a seed gives; the writers put it into TWIN.json
+VERSION = 3  # of the slices that a seed gives; the writers put it into TWIN.json
 
 
 class Head:
