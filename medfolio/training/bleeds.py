@@ -59,9 +59,9 @@ class Classifier:
 @patch
 def look(self: Classifier, slices: list) -> tuple:
     "Logits (N, 6) and small maps (N, C, 8, 8), means with the mirror image's"
-    from medfolio.models.ich import answer
+    from medfolio.models.ich import answer, in_half
     z, f = answer(self.net, self.windowed(slices), mirror=True)
-    return z.double().cpu().numpy(), f.half().cpu().numpy()
+    return z.double().cpu().numpy(), in_half(f).cpu().numpy()
 
 
 @patch

@@ -19,7 +19,8 @@ from ..data.augment import Affine, Compose, Flip, SaltPepper
 from ..data.loaders import loaders
 from ..data.rsna import KINDS
 from ..data.window import HEMORRHAGE, as_windows, window
-from ..models.ich import ANY, Slices, answer, ich_loss, ich_net, start_at
+from ..models.ich import (ANY, Slices, answer, ich_loss, ich_net, in_half,
+                                 start_at)
 from ..models.scans import ScanNet, stacked
 from .hemorrhage import log_loss_weighted
 from .learner import AdamW, TensorBatches, quiet
@@ -130,7 +131,7 @@ def answers(
         x = torch.from_numpy(window(store.gather(at), windows, factor=factor))
         x = x.to(device, memory_format=torch.channels_last)
         z, f = answer(net, x, mirror, bf16=True)
-        out.append((z.cpu().numpy(), f.cpu().half().numpy()))
+        out.append((z.cpu().numpy(), in_half(f).cpu().numpy()))
     net.train(was)
     return tuple(np.concatenate(o) for o in zip(*out))
 
