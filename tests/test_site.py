@@ -107,6 +107,15 @@ def test_record_page_has_an_anchor_for_each_number():
     assert 'git · commit' in page and '<b>' not in page
 
 
+def test_a_variant_says_what_it_changes_and_whose_text_it_carries(tmp_path):
+    for run, params in dict(a=dict(lr=.1, bs=8), b=dict(lr=.2, bs=8, new=1)).items():
+        (tmp_path/run).mkdir()
+        (tmp_path/run/'record.json').write_text(json.dumps(dict(params=params)))
+    note = site_records.variant(tmp_path/'b', 'b', 'a')
+    assert '`lr = 0.2`, `new = 1`. The text' in note and 'bs' not in note
+    assert 'first picture tell of `a`' in note
+
+
 def test_readme_pictures_are_the_committed_figures(repo):
     (repo/'figures/digits/curve.png').write_bytes(b'png')
     assert site_readme.picture(repo, b'png') == 'figures/digits/curve.png'

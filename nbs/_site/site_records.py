@@ -37,11 +37,14 @@ def experiment(folder, names):
 
 
 def variant(folder, run, base):
-    "A line that says what a derived run changes"
-    params = read(folder).get('params', read(folder).get('parameters', {}))
-    said = ', '.join(f'`{k} = {v!r}`' for k, v in params.items())
+    "A line that says what a derived run changes, and whose text stands on its page"
+    own, plain = (read(f).get('params', {}) for f in (folder, folder.with_name(base)))
+    new = {k: v for k, v in own.items() if k not in plain or v != plain[k]}
+    said = ', '.join(f'`{k} = {v!r}`' for k, v in new.items())
     of = f'<a class="in" href="{base}.html">{base}</a>'
-    return f'{{.note}}\nRun `{run}`, a variant of {of}' + (f': {said}' if said else '')
+    return (f'{{.note}}\nRun `{run}`, a variant of {of}{": " if said else ""}{said}. The text '
+            f'and the first picture tell of `{base}`; what the cells print and draw is '
+            'of this run.')
 
 
 def number(v):
