@@ -202,9 +202,10 @@ def _minutes(seconds):
 
 class Progress:
     "Names the runs in progress, how many are left, and the time they should take"
-    def __init__(self, entries, jobs, console):
+    def __init__(self, entries, jobs, console, smoke=False):
         from rich import progress as p
         self.left, self.now, self.jobs, self.console = dict(entries), [], jobs, console
+        self.smoke = smoke
         text = p.TextColumn('{task.description}')
         columns = p.SpinnerColumn(), text, p.BarColumn(), p.TimeElapsedColumn()
         self.bar = p.Progress(*columns, console=console, transient=True,
@@ -212,9 +213,9 @@ class Progress:
         self.task = self.bar.add_task(self.says(), total=len(entries))
 
     def says(self):
-        left = _minutes(expected(self.left.values()) / self.jobs)
-        now = ', '.join(self.now) or 'starting'
-        return f'{now} · {len(self.left)} left, about {left}'
+        said = f"{', '.join(self.now) or 'starting'} · {len(self.left)} left"
+        if self.smoke: return said
+        return f'{said}, about {_minutes(expected(self.left.values()) / self.jobs)}'
 
     def start(self, e):
         self.now.append(e.name)
@@ -249,7 +250,7 @@ def make_runs(
 ) -> list:
     "Execute and publish every entry; the outcomes"
     started, threads = [], max(1, os.cpu_count() // jobs) if jobs > 1 else None
-    progress = Progress(entries, jobs, console)
+    progress = Progress(entries, jobs, console, smoke)
     work = lambda e: run_one(e, destination(e, smoke, out), smoke, threads, started)
     abort = lambda: [worker.stdin.close() for worker in started]
     with only_one(), progress.bar:
